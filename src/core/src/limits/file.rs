@@ -1,0 +1,183 @@
+//! Limits from a JSON file:
+//!
+//! ```json
+//! { "version": 1,
+//!   "control_file": "/run/vcuda/job.vcuda",
+//!   "default": { "memory": "4GiB" },
+//!   "devices": { "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6": { "memory": "8GiB" } } }
+//! ```
+//!
+//! Only `version` must be there. `default` is for every GPU without a limit of its own; `devices` is keyed by
+//! GPU or MIG UUID (its start will do). A key that is not listed here is an error, and so is one given twice.
+
+use super::environment::small_amount_warning;
+use super::error::quoted;
+use super::json_keys::{JsonKeys, join, line_and_column};
+use super::{Amount, Entry, Limits, LimitsError, Selector, Source, control_path, push_entry};
+use serde_json::{Map, Value};
+use std::fs::OpenOptions;
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+/// A limits file may not be larger.
+pub const MAX_FILE_BYTES: usize = 1 << 20;
+
+/// Reads a limits file: `Ok(None)` if there is none. Reads at most one byte more than [`MAX_FILE_BYTES`],
+/// and never waits for a pipe or a device.
+pub fn read_file(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path);
+    let file = match opened {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(Some(bytes))
+}
+
+pub(super) fn parse(path: &Path, source: Source, text: &[u8]) -> Result<Limits, LimitsError> {
+    let path = path.display().to_string();
+    if text.len() > MAX_FILE_BYTES {
+        return Err(LimitsError::new(
+            &path,
+            "is larger than 1 MiB",
+            "a limits file has a few lines; is this the right file?",
+        ));
+    }
+    let value: Value = serde_json::from_slice(text).map_err(|error| {
+        let place = format!("{path}:{}:{}", error.line(), error.column());
+        let problem = error.to_string();
+        let problem = problem.split(" at line ").next().unwrap_or_default();
+        LimitsError::new(&place, format!("not JSON: {problem}"), "mend it there")
+    })?;
+    let keys = JsonKeys::scan(text).map_err(|duplicate| {
+        let (line, column) = line_and_column(text, duplicate.offset);
+        let place = format!("{path}:{line}:{column}: {}", duplicate.path.escape_debug());
+        LimitsError::new(&place, "the key is given twice", "keep one of the two")
+    })?;
+    let file = File { path: &path, text, keys };
+    file.limits(source, &value)
+}
+
+/// A file's text, to say where in it something is.
+struct File<'a> {
+    path: &'a str,
+    text: &'a [u8],
+    keys: JsonKeys,
+}
+
+impl File<'_> {
+    fn limits(&self, source: Source, value: &Value) -> Result<Limits, LimitsError> {
+        let top = self.object("", value, &["version", "control_file", "default", "devices"])?;
+        self.check_version(top.get("version"))?;
+        let mut limits = Limits::none(source);
+        if let Some(value) = top.get("control_file") {
+            let text = self.string("control_file", value, "a path such as \"/run/vcuda/job.vcuda\"")?;
+            limits.control_file = Some(control_path(&self.place("control_file"), text)?);
+        }
+        if let Some(value) = top.get("default") {
+            limits.entries.push(self.entry("default", Selector::Every, value)?);
+        }
+        let devices = match top.get("devices") {
+            Some(value) => self.any_object("devices", value)?,
+            None => &Map::new(),
+        };
+        for (key, value) in devices {
+            let path = join("devices", key);
+            let selector = Selector::parse_uuid(key).ok_or_else(|| {
+                LimitsError::new(
+                    &self.place(&path),
+                    format!("{} is no GPU UUID", quoted(key)),
+                    "write it as nvidia-smi -L prints it, such as GPU-8932f937-d72c-4106-c12f-20bd9faed9f6",
+                )
+            })?;
+            push_entry(&mut limits.entries, self.entry(&path, selector, value)?)?;
+        }
+        limits.warnings.extend(limits.entries.iter().filter_map(small_amount_warning));
+        Ok(limits)
+    }
+
+    fn check_version(&self, version: Option<&Value>) -> Result<(), LimitsError> {
+        const REMEDY: &str = "this version of vcuda reads \"version\": 1";
+        match version {
+            None => Err(LimitsError::new(self.path, "has no \"version\"", REMEDY)),
+            Some(value) if value.as_u64() == Some(1) => Ok(()),
+            Some(value) => {
+                let shown = quoted(&value.to_string());
+                Err(LimitsError::new(&self.place("version"), format!("{shown} is not supported"), REMEDY))
+            }
+        }
+    }
+
+    fn entry(&self, path: &str, selector: Selector, value: &Value) -> Result<Entry, LimitsError> {
+        const EXPECTED: &str = "an amount in quotes, such as \"4GiB\" or \"50%\"";
+        let object = self.object(path, value, &["memory"])?;
+        let path = join(path, "memory");
+        let Some(value) = object.get("memory") else {
+            return Err(LimitsError::new(
+                &self.place(&path),
+                "is missing",
+                format!("it must be {EXPECTED}; \"100%\" for all of the GPU"),
+            ));
+        };
+        let place = self.place(&path);
+        let amount = Amount::parse(&place, self.string(&path, value, EXPECTED)?)?;
+        Ok(Entry { selector, amount, place })
+    }
+
+    fn string<'v>(&self, path: &str, value: &'v Value, expected: &str) -> Result<&'v str, LimitsError> {
+        value.as_str().ok_or_else(|| self.wrong_type(path, value, expected))
+    }
+
+    fn any_object<'v>(&self, path: &str, value: &'v Value) -> Result<&'v Map<String, Value>, LimitsError> {
+        value.as_object().ok_or_else(|| self.wrong_type(path, value, "an object, in braces"))
+    }
+
+    /// An object without other keys than `known`.
+    fn object<'v>(
+        &self,
+        path: &str,
+        value: &'v Value,
+        known: &[&str],
+    ) -> Result<&'v Map<String, Value>, LimitsError> {
+        let object = self.any_object(path, value)?;
+        match object.keys().find(|key| !known.contains(&key.as_str())) {
+            None => Ok(object),
+            Some(key) => Err(LimitsError::new(
+                &self.place(&join(path, key)),
+                "is an unknown key",
+                format!("the keys here are {}", known.join(", ")),
+            )),
+        }
+    }
+
+    fn wrong_type(&self, path: &str, value: &Value, expected: &str) -> LimitsError {
+        let found = match value {
+            Value::Null => "null",
+            Value::Bool(_) => "true or false",
+            Value::Number(_) => "a number",
+            Value::String(_) => "a string",
+            Value::Array(_) => "an array",
+            Value::Object(_) => "an object",
+        };
+        LimitsError::new(&self.place(path), format!("is {found}"), format!("it must be {expected}"))
+    }
+
+    /// File, line and column, and key path: where to look.
+    fn place(&self, path: &str) -> String {
+        let shown = path.escape_debug();
+        match self.keys.offset(path) {
+            Some(offset) => {
+                let (line, column) = line_and_column(self.text, offset);
+                format!("{}:{line}:{column}: {shown}", self.path)
+            }
+            None if path.is_empty() => self.path.to_owned(),
+            None => format!("{}: {shown}", self.path),
+        }
+    }
+}

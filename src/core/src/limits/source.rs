@@ -1,0 +1,77 @@
+//! Where limits come from, and which source outranks which.
+
+use super::{
+    CONTROL_FILE_VARIABLE, CORE_LIMIT_VARIABLE, Environment, LIMITS_FILE_VARIABLE, Limits, LimitsError,
+    MEMORY_LIMIT_VARIABLE, ReadFile, SYSTEM_FILE, control_path, environment, file,
+};
+use std::fmt;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+/// Where the limits of a process come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// Nothing is configured.
+    Nothing,
+    /// [`SYSTEM_FILE`].
+    SystemFile,
+    /// The file that `VCUDA_LIMITS_FILE` names.
+    File(PathBuf),
+    /// `VCUDA_MEMORY_LIMIT`, or the same text from elsewhere.
+    Environment,
+    /// Variables with HAMi's names.
+    Hami,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Source::Nothing => f.write_str("nothing"),
+            Source::SystemFile => f.write_str(SYSTEM_FILE),
+            Source::File(path) => write!(f, "{}", path.display()),
+            Source::Environment => f.write_str(MEMORY_LIMIT_VARIABLE),
+            Source::Hami => f.write_str(environment::HAMI_MEMORY_LIMIT_VARIABLE),
+        }
+    }
+}
+
+pub(super) fn load(environment: Environment, read: ReadFile) -> Result<Limits, LimitsError> {
+    let system_file = Path::new(SYSTEM_FILE);
+    if let Some(bytes) = read_or_explain(system_file, read)? {
+        let mut limits = file::parse(system_file, Source::SystemFile, &bytes)?;
+        let void = [LIMITS_FILE_VARIABLE, MEMORY_LIMIT_VARIABLE, CONTROL_FILE_VARIABLE, CORE_LIMIT_VARIABLE];
+        limits.warnings.extend(ignored(environment, &void, SYSTEM_FILE));
+        return Ok(limits);
+    }
+    let Some(name) = environment(LIMITS_FILE_VARIABLE) else { return environment::load(environment) };
+    let path = Path::new(&name);
+    let bytes = read_or_explain(path, read)?.ok_or_else(|| {
+        LimitsError::new(
+            LIMITS_FILE_VARIABLE,
+            format!("there is no file {}", super::error::quoted(&name)),
+            "name an existing file, or unset the variable",
+        )
+    })?;
+    let mut limits = file::parse(path, Source::File(path.to_path_buf()), &bytes)?;
+    let void = [MEMORY_LIMIT_VARIABLE, CORE_LIMIT_VARIABLE];
+    limits.warnings.extend(ignored(environment, &void, &name));
+    if let (None, Some(path)) = (&limits.control_file, environment(CONTROL_FILE_VARIABLE)) {
+        limits.control_file = Some(control_path(CONTROL_FILE_VARIABLE, &path)?);
+    }
+    Ok(limits)
+}
+
+fn read_or_explain(path: &Path, read: ReadFile) -> Result<Option<Vec<u8>>, LimitsError> {
+    read(path).map_err(|error| {
+        let remedy = match error.kind() {
+            ErrorKind::PermissionDenied => "make it readable for the users who run GPU programs",
+            _ => "limits are kept only as far as they can be read, so mend or remove the file",
+        };
+        LimitsError::new(&path.display().to_string(), format!("can't be read: {error}"), remedy)
+    })
+}
+
+fn ignored(environment: Environment, names: &[&str], file: &str) -> Vec<String> {
+    let set = names.iter().filter(|name| environment(name).is_some());
+    set.map(|name| format!("{name} is ignored: {file} sets the limits here")).collect()
+}

@@ -1,0 +1,530 @@
+use super::*;
+use crate::device::Uuid;
+use proptest::prelude::*;
+use std::collections::HashMap;
+
+const GIB: u64 = 1 << 30;
+
+/// A machine's variables and files, for [`Limits::load`].
+#[derive(Default)]
+struct World {
+    variables: HashMap<String, String>,
+    files: HashMap<PathBuf, Vec<u8>>,
+}
+
+impl World {
+    fn variables(pairs: &[(&str, &str)]) -> World {
+        let variables = pairs.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        World { variables, files: HashMap::new() }
+    }
+
+    fn file(mut self, path: &str, text: &str) -> World {
+        self.files.insert(path.into(), text.as_bytes().to_vec());
+        self
+    }
+
+    fn load(&self) -> Result<Limits, LimitsError> {
+        Limits::load(&|name| self.variables.get(name).cloned(), &|path| Ok(self.files.get(path).cloned()))
+    }
+
+    fn bytes(&self) -> Vec<Option<u64>> {
+        self.load().unwrap().resolve(&gpus()).unwrap()
+    }
+
+    fn mistake(&self) -> String {
+        self.load().unwrap_err().to_string()
+    }
+}
+
+fn gpus() -> Vec<Gpu> {
+    let gpu = |index: u32, first: u8, gib: u64| {
+        let mut uuid = [index as u8; 16];
+        uuid[0] = first;
+        Gpu { index, uuid: Uuid::gpu(uuid), physical_bytes: gib * GIB }
+    };
+    vec![gpu(0, 0xaa, 16), gpu(1, 0xab, 80), gpu(2, 0xcd, 144)]
+}
+
+fn uuid(index: usize) -> String {
+    gpus()[index].uuid.to_string()
+}
+
+fn file_mistake(text: &str) -> String {
+    World::default().file(SYSTEM_FILE, text).mistake()
+}
+
+#[test]
+fn amounts_in_every_unit() {
+    let table = [
+        ("1", 1),
+        ("1B", 1),
+        ("4096", 4096),
+        ("1K", 1 << 10),
+        ("1k", 1 << 10),
+        ("1KiB", 1 << 10),
+        ("1KB", 1000),
+        ("1M", 1 << 20),
+        ("1mib", 1 << 20),
+        ("1MB", 1_000_000),
+        ("4G", 4 * GIB),
+        ("4g", 4 * GIB),
+        ("4GiB", 4 * GIB),
+        (" 4 GiB ", 4 * GIB),
+        ("4GB", 4_000_000_000),
+        ("1T", 1 << 40),
+        ("1TiB", 1 << 40),
+        ("1TB", 1_000_000_000_000),
+        ("1.5GiB", 3 * GIB / 2),
+        (".5G", GIB / 2),
+        ("2.G", 2 * GIB),
+        ("0.1K", 102),
+        ("1.50000000000000000000000000G", 3 * GIB / 2),
+        ("0000000000000000000000000000000000000000000004G", 4 * GIB),
+        ("18446744073709551615", u64::MAX),
+    ];
+    for (text, bytes) in table {
+        assert_eq!(Amount::parse("x", text), Ok(Amount::Bytes(bytes)), "{text}");
+    }
+}
+
+#[test]
+fn shares_of_the_gpu() {
+    assert_eq!(Amount::parse("x", "50%").unwrap().of(80 * GIB), 40 * GIB);
+    assert_eq!(Amount::parse("x", "100 %").unwrap().of(80 * GIB), 80 * GIB);
+    assert_eq!(Amount::parse("x", "33.333333%").unwrap().of(300_000_000), 99_999_999);
+    assert_eq!(Amount::parse("x", "0.000001%").unwrap().of(10), 1);
+    assert_eq!(Amount::parse("x", "100%").unwrap().of(u64::MAX), u64::MAX);
+}
+
+#[test]
+fn amounts_that_are_mistakes() {
+    let table = [
+        ("", "the amount is empty"),
+        ("  ", "the amount is empty"),
+        ("0", "no memory at all"),
+        ("0GiB", "no memory at all"),
+        ("0.0%", "no memory at all"),
+        ("-4GiB", "is negative"),
+        ("+4GiB", "is not an amount"),
+        ("GiB", "is not an amount"),
+        (".", "is not an amount"),
+        (".G", "is not an amount"),
+        ("1.2.3G", "is not an amount"),
+        ("1.0000000000000000001G", "is not an amount"),
+        ("unlimited", "is not an amount"),
+        ("4 gigs", "unknown unit \"gigs\""),
+        ("4iB", "unknown unit \"ib\""),
+        ("1e9", "unknown unit \"e9\""),
+        ("4P", "unknown unit \"p\""),
+        ("4GiB 2", "unknown unit \"gib 2\""),
+        ("４GiB", "is not an amount"),
+        ("0.5B", "is less than one byte"),
+        ("0.0000001%", "is too small a share"),
+        ("101%", "is more than the whole GPU"),
+        ("99999999999999999999%", "is more than the whole GPU"),
+        ("18446744073709551616", "is more than any GPU has"),
+        ("16777216T", "is more than any GPU has"),
+        ("999999999999999999999999999999999999999999", "is more than any GPU has"),
+    ];
+    for (text, problem) in table {
+        let mistake = Amount::parse("VCUDA_MEMORY_LIMIT", text).unwrap_err().to_string();
+        assert!(mistake.starts_with("VCUDA_MEMORY_LIMIT: "), "{mistake}");
+        assert!(mistake.contains(problem), "{text}: {mistake}");
+        assert!(mistake.contains("; "), "says what would be right: {mistake}");
+    }
+}
+
+#[test]
+fn amounts_display_as_they_are_read() {
+    for text in ["4GiB", "1023MiB", "1TiB", "1025B", "50%", "33.3%", "0.000001%"] {
+        assert_eq!(Amount::parse("x", text).unwrap().to_string(), text);
+    }
+}
+
+#[test]
+fn nothing_configured_is_unlimited() {
+    let limits = World::default().load().unwrap();
+    assert!(limits.is_unlimited());
+    assert_eq!(limits.source(), &Source::Nothing);
+    assert_eq!(limits.log_level, LogLevel::Warn);
+    assert_eq!(limits.resolve(&gpus()), Ok(vec![None, None, None]));
+}
+
+#[test]
+fn one_amount_for_every_gpu_and_never_more_than_it_has() {
+    let world = World::variables(&[("VCUDA_MEMORY_LIMIT", "80GiB")]);
+    assert_eq!(world.bytes(), [Some(16 * GIB), Some(80 * GIB), Some(80 * GIB)]);
+    assert!(!world.load().unwrap().is_unlimited());
+}
+
+#[test]
+fn per_gpu_by_index_and_uuid() {
+    let list = format!("1=4GiB, {}=25% ,gpu-CD=1G", uuid(0));
+    let world = World::variables(&[("VCUDA_MEMORY_LIMIT", &list)]);
+    assert_eq!(world.bytes(), [Some(4 * GIB), Some(4 * GIB), Some(GIB)]);
+    let world = World::variables(&[("VCUDA_MEMORY_LIMIT", "2=4GiB")]);
+    assert_eq!(world.bytes(), [None, None, Some(4 * GIB)]);
+}
+
+#[test]
+fn indices_are_those_of_the_gpu_not_of_the_list() {
+    let mut reversed = gpus();
+    reversed.reverse();
+    let limits = Limits::from_text("x", "0=1GiB").unwrap();
+    assert_eq!(limits.resolve(&reversed), Ok(vec![None, None, Some(GIB)]));
+}
+
+#[test]
+fn mig_instances_by_uuid() {
+    let mig = Gpu { index: 0, uuid: Uuid::mig([7; 16]), physical_bytes: 10 * GIB };
+    let limits = Limits::from_text("x", "MIG-0707=4GiB").unwrap();
+    assert_eq!(limits.resolve(&[mig]), Ok(vec![Some(4 * GIB)]));
+}
+
+#[test]
+fn lists_that_are_mistakes() {
+    let table = [
+        ("4GiB,1=2GiB", "\"4GiB\" does not say which GPU"),
+        ("0=4GiB,", "\"\" does not say which GPU"),
+        (",", "\"\" does not say which GPU"),
+        ("=4GiB", "\"\" names no GPU"),
+        ("0=", "the amount is empty"),
+        ("a=4GiB", "\"a\" names no GPU"),
+        ("GPU-=4GiB", "\"GPU-\" names no GPU"),
+        ("GPU-xyz=4GiB", "\"GPU-xyz\" names no GPU"),
+        ("MIG-GPU-0f1e/1/0=4GiB", "names no GPU"),
+        ("-1=4GiB", "\"-1\" names no GPU"),
+        ("99999999999=4GiB", "names no GPU"),
+        ("0=4GiB,00=5GiB", "GPU 0 is given twice"),
+        ("GPU-AA=4GiB,gpu-aa=5GiB", "GPU-aa is given twice"),
+        ("0=4GiB=5", "unknown unit \"gib=5\""),
+    ];
+    for (text, problem) in table {
+        let mistake = World::variables(&[("VCUDA_MEMORY_LIMIT", text)]).mistake();
+        assert!(mistake.contains(problem), "{text}: {mistake}");
+    }
+}
+
+#[test]
+fn gpus_that_are_not_there() {
+    let mistake =
+        |text: &str| Limits::from_text("--memory", text).unwrap().resolve(&gpus()).unwrap_err().to_string();
+    let here = format!("the GPUs here are 0 ({}), 1 ({}), 2 ({})", uuid(0), uuid(1), uuid(2));
+    assert_eq!(mistake("3=1GiB"), format!("--memory: there is no GPU 3; {here}"));
+    assert_eq!(mistake("GPU-ff=1GiB"), format!("--memory: there is no GPU-ff; {here}"));
+    assert_eq!(
+        mistake("GPU-a=1GiB"),
+        format!("--memory: GPU-a is the start of more than one UUID; write more of it; {here}")
+    );
+    assert!(mistake("0=1GiB,GPU-aa=2GiB").contains("GPU 0 and GPU-aa are the same GPU"));
+    let none = Limits::from_text("x", "0=1GiB").unwrap().resolve(&[]).unwrap_err();
+    assert!(none.to_string().contains("there are no GPUs here"), "{none}");
+}
+
+#[test]
+fn a_forgotten_unit_is_pointed_out() {
+    let limits = World::variables(&[("VCUDA_MEMORY_LIMIT", "4")]).load().unwrap();
+    assert_eq!(
+        limits.warnings,
+        ["VCUDA_MEMORY_LIMIT: 4 bytes can't hold a CUDA context; did you mean 4GiB or 4MiB?"]
+    );
+}
+
+#[test]
+fn the_system_file_outranks_every_variable() {
+    let world = World::variables(&[
+        ("VCUDA_MEMORY_LIMIT", "not even an amount"),
+        ("VCUDA_LIMITS_FILE", "/other.json"),
+        ("VCUDA_CONTROL_FILE", "/mine"),
+        ("VCUDA_CORE_LIMIT", "50"),
+        ("CUDA_DEVICE_MEMORY_LIMIT", "1g"),
+    ])
+    .file("/other.json", "{\"version\":1}")
+    .file(SYSTEM_FILE, r#"{"version":1,"default":{"memory":"4GiB"}}"#);
+    let limits = world.load().unwrap();
+    assert_eq!(world.bytes(), [Some(4 * GIB); 3]);
+    assert_eq!(limits.source(), &Source::SystemFile);
+    assert_eq!(limits.control_file, None, "a process may not choose a ledger of its own");
+    assert_eq!(limits.warnings.len(), 4);
+    assert!(limits.warnings[0].contains("is ignored: /etc/vcuda/limits.json"), "{:?}", limits.warnings);
+}
+
+#[test]
+fn a_named_file_outranks_the_limit_variable_only() {
+    let world = World::variables(&[
+        ("VCUDA_LIMITS_FILE", "/my/limits.json"),
+        ("VCUDA_MEMORY_LIMIT", "1GiB"),
+        ("VCUDA_CONTROL_FILE", "/tmp/job"),
+    ])
+    .file("/my/limits.json", r#"{"version":1,"default":{"memory":"50%"}}"#);
+    let limits = world.load().unwrap();
+    assert_eq!(limits.resolve(&gpus()), Ok(vec![Some(8 * GIB), Some(40 * GIB), Some(72 * GIB)]));
+    assert_eq!(limits.control_file.as_deref(), Some(Path::new("/tmp/job")));
+    assert_eq!(limits.warnings, ["VCUDA_MEMORY_LIMIT is ignored: /my/limits.json sets the limits here"]);
+}
+
+#[test]
+fn files_that_cannot_be_read() {
+    let missing = World::variables(&[("VCUDA_LIMITS_FILE", "/none.json")]).mistake();
+    assert!(missing.starts_with("VCUDA_LIMITS_FILE: there is no file \"/none.json\""), "{missing}");
+    let denied = Limits::load(&|_| None, &|_| Err(io::ErrorKind::PermissionDenied.into())).unwrap_err();
+    assert!(denied.to_string().starts_with("/etc/vcuda/limits.json: can't be read: "), "{denied}");
+    assert!(denied.to_string().contains("make it readable"), "{denied}");
+}
+
+#[test]
+fn a_whole_file() {
+    let text = format!(
+        r#"{{"version":1,"control_file":"/run/v/job","default":{{"memory":"4GiB"}},
+            "devices":{{"{}":{{"memory":"8GiB"}},"GPU-cd":{{"memory":"100%"}}}}}}"#,
+        uuid(1)
+    );
+    let world = World::default().file(SYSTEM_FILE, &text);
+    assert_eq!(world.bytes(), [Some(4 * GIB), Some(8 * GIB), Some(144 * GIB)]);
+    assert_eq!(world.load().unwrap().control_file.as_deref(), Some(Path::new("/run/v/job")));
+}
+
+#[test]
+fn files_that_are_mistakes_say_where() {
+    let table = [
+        ("", "/etc/vcuda/limits.json:1:0: not JSON: EOF while parsing a value"),
+        ("{\n  \"version\": 1,\n}", "/etc/vcuda/limits.json:3:1: not JSON: trailing comma"),
+        ("{\"version\":1} x", "limits.json:1:15: not JSON: trailing characters"),
+        ("[]", "limits.json: is an array; it must be an object"),
+        ("{}", "limits.json: has no \"version\""),
+        ("{\"version\":2}", "limits.json:1:2: version: \"2\" is not supported"),
+        ("{\"version\":\"1\"}", "is not supported"),
+        (
+            "{\"version\":1,\n \"memory\":\"4GiB\"}",
+            "limits.json:2:2: memory: is an unknown key; the keys here are version",
+        ),
+        (
+            "{\"version\":1,\"default\":\"4GiB\"}",
+            "limits.json:1:14: default: is a string; it must be an object",
+        ),
+        ("{\"version\":1,\"default\":{}}", "default.memory: is missing"),
+        (
+            "{\"version\":1,\"default\":{\"memory\":4}}",
+            "limits.json:1:25: default.memory: is a number; it must be an amount in quotes",
+        ),
+        ("{\"version\":1,\"default\":{\"memory\":null}}", "default.memory: is null"),
+        (
+            "{\"version\":1,\"default\":{\"memory\":\"4X\"}}",
+            "1:25: default.memory: \"4X\" has an unknown unit",
+        ),
+        ("{\"version\":1,\"default\":{\"memory\":\"0\"}}", "no memory at all"),
+        (
+            "{\"version\":1,\"default\":{\"memory\":\"1G\",\"cores\":50}}",
+            "default.cores: is an unknown key; the keys here are memory",
+        ),
+        ("{\"version\":1,\"devices\":[]}", "devices: is an array"),
+        ("{\"version\":1,\"devices\":{\"0\":{\"memory\":\"1G\"}}}", "1:25: devices.0: \"0\" is no GPU UUID"),
+        ("{\"version\":1,\"devices\":{\"GPU-aa\":{}}}", "devices.GPU-aa.memory: is missing"),
+        (
+            "{\"version\":1,\"devices\":{\"GPU-aa\":{\"memory\":\"1G\"},\"gpu-AA\":{\"memory\":\"1G\"}}}",
+            "GPU-aa is given twice",
+        ),
+        (
+            "{\"version\":1,\"default\":{\"memory\":\"1G\"},\n\"default\":{\"memory\":\"2G\"}}",
+            "limits.json:2:1: default: the key is given twice",
+        ),
+        (
+            "{\"version\":1,\"default\":{\"memory\":\"1G\",\"mem\\u006fry\":\"2G\"}}",
+            "default.memory: the key is given twice",
+        ),
+        ("{\"version\":1,\"control_file\":\"job\"}", "control_file: \"job\" is not an absolute path"),
+        ("{\"version\":1,\"control_file\":\"/a\\u0000b\"}", "is not an absolute path"),
+        ("{\"version\":1,\"control_file\":7}", "control_file: is a number"),
+    ];
+    for (text, expected) in table {
+        let mistake = file_mistake(text);
+        assert!(mistake.contains(expected), "{text}\n  {mistake}");
+        assert!(!mistake.contains('\n'), "one line: {mistake}");
+    }
+    let large = format!("{{\"version\":1}}{}", " ".repeat(MAX_FILE_BYTES));
+    assert!(file_mistake(&large).contains("is larger than 1 MiB"));
+    let not_text =
+        World { files: [(SYSTEM_FILE.into(), b"{\"version\xff\":1}".to_vec())].into(), ..World::default() };
+    assert!(not_text.mistake().contains("not JSON"));
+}
+
+#[test]
+fn hami_variables_work_as_they_do_there() {
+    let world = World::variables(&[
+        ("CUDA_DEVICE_MEMORY_LIMIT", "4096m"),
+        ("CUDA_DEVICE_MEMORY_LIMIT_1", "2G"),
+        ("CUDA_DEVICE_MEMORY_LIMIT_2", "0m"),
+        ("CUDA_DEVICE_MEMORY_SHARED_CACHE", "/usr/local/vgpu/x.cache"),
+        ("CUDA_DEVICE_SM_LIMIT", "100"),
+    ]);
+    let limits = world.load().unwrap();
+    assert_eq!(world.bytes(), [Some(4 * GIB), Some(2 * GIB), Some(4 * GIB)]);
+    assert_eq!(limits.source(), &Source::Hami);
+    assert_eq!(limits.control_file.as_deref(), Some(Path::new("/usr/local/vgpu/x.cache.vcuda")));
+    assert!(limits.warnings.is_empty(), "{:?}", limits.warnings);
+}
+
+#[test]
+fn hami_zero_is_no_limit_and_garbage_is_a_mistake() {
+    assert!(World::variables(&[("CUDA_DEVICE_MEMORY_LIMIT", "0")]).load().unwrap().is_unlimited());
+    assert!(World::variables(&[("CUDA_DEVICE_MEMORY_LIMIT_0", "0m")]).load().unwrap().is_unlimited());
+    let mistake = World::variables(&[("CUDA_DEVICE_MEMORY_LIMIT_3", "lots")]).mistake();
+    assert!(mistake.starts_with("CUDA_DEVICE_MEMORY_LIMIT_3: \"lots\""), "{mistake}");
+    let limits = World::variables(&[("CUDA_DEVICE_SM_LIMIT_1", "30")]).load().unwrap();
+    assert!(limits.warnings[0].starts_with("CUDA_DEVICE_SM_LIMIT_1=30: compute limits"), "{limits:?}");
+}
+
+#[test]
+fn own_names_outrank_hami_names() {
+    let world = World::variables(&[
+        ("VCUDA_MEMORY_LIMIT", "1GiB"),
+        ("VCUDA_CONTROL_FILE", "/mine"),
+        ("CUDA_DEVICE_MEMORY_LIMIT", "8g"),
+        ("CUDA_DEVICE_MEMORY_LIMIT_1", "8g"),
+        ("CUDA_DEVICE_MEMORY_SHARED_CACHE", "/theirs"),
+    ]);
+    assert_eq!(world.bytes(), [Some(GIB); 3]);
+    assert_eq!(world.load().unwrap().control_file.as_deref(), Some(Path::new("/mine")));
+}
+
+#[test]
+fn other_variables_that_are_mistakes() {
+    let mistake = |name, value| World::variables(&[(name, value)]).mistake();
+    assert!(mistake("VCUDA_CORE_LIMIT", "50").contains("compute limits are not supported by this version"));
+    assert!(mistake("VCUDA_MEMORY_LIMIT", "").starts_with("VCUDA_MEMORY_LIMIT: the amount is empty"));
+    for path in ["", "job", "./job", "/dir/"] {
+        assert!(mistake("VCUDA_CONTROL_FILE", path).contains("is not an absolute path of a file"), "{path}");
+    }
+    assert!(mistake("VCUDA_LIMITS_FILE", "").starts_with("VCUDA_LIMITS_FILE: "));
+}
+
+#[test]
+fn log_levels() {
+    let level = |text: &str| World::variables(&[("VCUDA_LOG", text)]).load().unwrap();
+    let table = [("off", LogLevel::Off), ("error", LogLevel::Error), ("WARN", LogLevel::Warn)];
+    for (text, expected) in table {
+        assert_eq!(level(text).log_level, expected);
+    }
+    assert_eq!(level("info").log_level, LogLevel::Info);
+    assert_eq!(level("debug").log_level, LogLevel::Debug);
+    assert_eq!(level("loud").log_level, LogLevel::Warn);
+    assert!(level("loud").warnings[0].contains("VCUDA_LOG: \"loud\" is no level"));
+}
+
+#[test]
+fn hostile_text_stays_on_one_readable_line() {
+    let long = "x\n\u{1b}[31m".repeat(100);
+    let mistake = World::variables(&[("VCUDA_MEMORY_LIMIT", &long)]).mistake();
+    assert!(mistake.len() < 500 && !mistake.contains('\n') && !mistake.contains('\u{1b}'), "{mistake}");
+}
+
+#[test]
+fn reading_real_files() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("limits.json");
+    assert_eq!(read_file(&path).unwrap(), None);
+    std::fs::write(&path, "{}").unwrap();
+    assert_eq!(read_file(&path).unwrap().unwrap(), b"{}");
+    std::fs::write(&path, vec![b' '; MAX_FILE_BYTES * 2]).unwrap();
+    assert_eq!(read_file(&path).unwrap().unwrap().len(), MAX_FILE_BYTES + 1);
+    assert!(read_file(directory.path()).unwrap_err().to_string().contains("not a regular file"));
+}
+
+/// Strings near the grammar, where mistakes hide.
+fn nearly_a_limit() -> impl Strategy<Value = String> {
+    prop_oneof![
+        "[0-9.]{0,45}[ ]?[a-zA-Z%]{0,4}",
+        "(([0-9]{1,3}|GPU-[0-9a-f]{0,9})=[0-9]{1,5}[KMGT%]?,?){0,4}",
+        "\\PC{0,60}",
+    ]
+}
+
+/// A JSON value whose objects have distinct keys.
+fn json() -> impl Strategy<Value = serde_json::Value> {
+    let leaf = prop_oneof![
+        Just(serde_json::Value::Null),
+        any::<bool>().prop_map(Into::into),
+        any::<i64>().prop_map(Into::into),
+        "\\PC{0,8}".prop_map(Into::into),
+    ];
+    leaf.prop_recursive(4, 32, 4, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Into::into),
+            prop::collection::btree_map("(memory|devices|default|version|\\PC{0,4})", inner, 0..5)
+                .prop_map(|members| serde_json::Value::Object(members.into_iter().collect())),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn bytes_survive_display_and_parse(bytes in 1..=u64::MAX) {
+        let amount = Amount::Bytes(bytes);
+        prop_assert_eq!(Amount::parse("x", &amount.to_string()), Ok(amount));
+    }
+
+    #[test]
+    fn shares_survive_display_and_parse(parts in 1..=100_000_000u32) {
+        let amount = Amount::Share(parts);
+        prop_assert_eq!(Amount::parse("x", &amount.to_string()), Ok(amount));
+    }
+
+    #[test]
+    fn decimals_are_exact(whole in 0u64..1 << 20, fraction in 0u64..1_000_000_000) {
+        let bytes = u128::from(whole) * (1 << 40) + u128::from(fraction) * (1 << 40) / 1_000_000_000;
+        prop_assume!(bytes > 0);
+        let parsed = Amount::parse("x", &format!("{whole}.{fraction:09}TiB")).unwrap();
+        prop_assert_eq!(parsed, Amount::Bytes(bytes as u64));
+    }
+
+    #[test]
+    fn a_limit_is_never_above_physical_nor_zero(
+        amount in prop_oneof![
+            (1..=u64::MAX).prop_map(Amount::Bytes),
+            (1..=100_000_000u32).prop_map(Amount::Share),
+        ],
+        physical in 1..=u64::MAX,
+    ) {
+        let limit = amount.of(physical);
+        prop_assert!(limit >= 1 && limit <= physical);
+    }
+
+    #[test]
+    fn any_text_is_a_limit_or_a_one_line_mistake(text in nearly_a_limit()) {
+        let world = World::variables(&[("VCUDA_MEMORY_LIMIT", &text)]);
+        match world.load() {
+            Ok(limits) => {
+                prop_assert!(!limits.is_unlimited(), "{text:?} was read as no limit");
+                if let Ok(resolved) = limits.resolve(&gpus()) {
+                    prop_assert!(resolved.iter().any(Option::is_some));
+                }
+            }
+            Err(mistake) => prop_assert!(!mistake.to_string().contains('\n')),
+        }
+    }
+
+    #[test]
+    fn any_json_is_limits_or_a_mistake(value in json(), version in any::<bool>()) {
+        let mut value = value;
+        if let (true, serde_json::Value::Object(members)) = (version, &mut value) {
+            members.insert("version".into(), 1.into());
+        }
+        let _ = World::default().file(SYSTEM_FILE, &value.to_string()).load();
+    }
+
+    #[test]
+    fn any_bytes_are_limits_or_a_mistake(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _ = json_keys::JsonKeys::scan(&bytes);
+        let world = World { files: [(SYSTEM_FILE.into(), bytes)].into(), ..World::default() };
+        prop_assert!(world.load().is_err());
+    }
+
+    #[test]
+    fn duplicate_keys_are_found_and_only_they(value in json(), key in "\\PC{0,4}") {
+        let text = value.to_string();
+        prop_assert!(json_keys::JsonKeys::scan(text.as_bytes()).is_ok());
+        let key = serde_json::Value::from(key).to_string();
+        let doubled = format!("[{{{key}:{text},\"\":[],{key}:{text}}}]");
+        prop_assert!(json_keys::JsonKeys::scan(doubled.as_bytes()).is_err());
+    }
+}
