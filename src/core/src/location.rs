@@ -1,0 +1,48 @@
+//! Where the control file is when nobody says.
+//!
+//! Owns the choice and the making of the directory. It must never use a directory that somebody else could have
+//! prepared.
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use crate::error::{ControlError, ControlErrorKind as Kind};
+use crate::region::{directory_is_writable, effective_user};
+
+/// The control file of this user where none is named: `/dev/shm/vcuda-UID/control`, or `/tmp/vcuda-UID/control` where
+/// `/dev/shm` cannot be written to. Makes the directory, mode 0700, if it does not exist.
+///
+/// # Errors
+/// `UnsafeDirectory` if the directory is a link, another user's, or open to others; the system's if it cannot be made.
+pub fn default_path() -> Result<PathBuf, ControlError> {
+    let parent = ["/dev/shm", "/tmp"].map(Path::new).into_iter().find(|parent| directory_is_writable(parent));
+    private_file(parent.unwrap_or(Path::new("/tmp")))
+}
+
+/// The path of [`default_path`] without making anything: for tools that only look. The first that exists, else the
+/// first.
+pub fn default_path_to_read() -> PathBuf {
+    let candidates = ["/dev/shm", "/tmp"].map(|parent| file_under(Path::new(parent)));
+    let [first, ..] = &candidates;
+    candidates.iter().find(|path| path.exists()).unwrap_or(first).clone()
+}
+
+fn file_under(parent: &Path) -> PathBuf {
+    parent.join(format!("vcuda-{}", effective_user())).join("control")
+}
+
+fn private_file(parent: &Path) -> Result<PathBuf, ControlError> {
+    let file = file_under(parent);
+    let directory = file.parent().unwrap_or(parent);
+    match DirBuilder::new().mode(0o700).create(directory) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            return Err(ControlError::io(directory, "make its directory", error));
+        }
+        _ => {}
+    }
+    let found = fs::symlink_metadata(directory).map_err(|e| ControlError::io(directory, "examine it", e))?;
+    let safe = found.is_dir() && found.uid() == effective_user() && found.mode() & 0o022 == 0;
+    if safe { Ok(file) } else { Err(ControlError::new(directory, Kind::UnsafeDirectory)) }
+}
