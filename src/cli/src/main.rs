@@ -1,1 +1,45 @@
-fn main() {}
+//! The `vcuda` command: starts programs under a limit, shows who holds what, and tells what is enforceable here.
+//!
+//! Works the same inside a slice, where it is itself preloaded. Must never use CUDA: a look must cost no memory.
+
+mod doctor;
+mod ps;
+mod run;
+mod size;
+mod slices;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Run unchanged CUDA programs inside an exact GPU memory quota
+#[derive(Parser)]
+#[command(name = "vcuda", version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a command, and all it starts, under a memory limit
+    Run(run::Run),
+    /// Show who holds how much GPU memory, and of which quota
+    Ps(ps::Ps),
+    /// Show what was found here, and what can't be enforced and why
+    Doctor(doctor::Doctor),
+}
+
+fn main() -> ExitCode {
+    let (result, code_for_own_errors) = match Arguments::parse().command {
+        Command::Run(run) => (run.execute(), run::EXIT_OWN_ERROR),
+        Command::Ps(ps) => (ps.execute(), 1),
+        Command::Doctor(doctor) => (doctor.execute(), 2),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("vcuda: {error:#}");
+            ExitCode::from(code_for_own_errors)
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! `vcuda run`: starts a command under a limit and waits for it.
+//!
+//! The command keeps its terminal, its signals and its exit status: 128 plus the signal if one ended it, as
+//! shells say it. Errors of our own exit with 125, 126 (can't be executed) or 127 (not found).
+
+mod child;
+mod library;
+
+use crate::slices;
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use std::ffi::{OsStr, OsString};
+use std::io::ErrorKind;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use vcuda_core::control::Control;
+use vcuda_core::limits::{
+    CONTROL_FILE_VARIABLE, LIMITS_FILE_VARIABLE, Limits, MEMORY_LIMIT_VARIABLE, SYSTEM_FILE, Source,
+};
+
+/// Exit status for what goes wrong before the command starts.
+pub const EXIT_OWN_ERROR: u8 = 125;
+const EXIT_NOT_EXECUTABLE: u8 = 126;
+const EXIT_NOT_FOUND: u8 = 127;
+
+const PRELOAD_VARIABLE: &str = "LD_PRELOAD";
+
+/// Arguments of `vcuda run`.
+#[derive(Args)]
+pub struct Run {
+    /// GPU memory limit: 4GiB or 50% for every GPU, or 0=4GiB,GPU-8932f937=50% for single ones
+    #[arg(short, long, value_name = "LIMIT")]
+    memory: Option<String>,
+    /// Take the limits from this JSON file
+    #[arg(long, value_name = "FILE", conflicts_with = "memory")]
+    limits_file: Option<PathBuf>,
+    /// Share the quota with everything else that uses this control file [default: a new one for this run]
+    #[arg(long, value_name = "FILE")]
+    control_file: Option<PathBuf>,
+    /// The command and its arguments
+    #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<OsString>,
+}
+
+/// Where the run's processes count what they hold.
+enum ControlFile {
+    /// Made for this run, to be removed after it.
+    Own(PathBuf),
+    /// Chosen by the user or by a limits file; the path is set only if the user gave it here.
+    Shared(Option<PathBuf>),
+}
+
+impl Run {
+    /// Runs the command to its end and passes on how it ended.
+    pub fn execute(&self) -> Result<ExitCode> {
+        let Some((program, arguments)) = self.command.split_first() else { bail!("no command given") };
+        let library = library::find()?;
+        let limits = self.limits()?;
+        for warning in &limits.warnings {
+            eprintln!("vcuda: {warning}");
+        }
+        let control_file = self.control_file(&limits)?;
+
+        let mut command = Command::new(program);
+        command.args(arguments);
+        command.env(PRELOAD_VARIABLE, preload(&library, std::env::var_os(PRELOAD_VARIABLE).as_deref())?);
+        if let Some(limit) = &self.memory {
+            command.env(MEMORY_LIMIT_VARIABLE, limit).env_remove(LIMITS_FILE_VARIABLE);
+        }
+        if let Source::File(path) = limits.source() {
+            command.env(LIMITS_FILE_VARIABLE, path);
+        }
+        if let ControlFile::Own(path) | ControlFile::Shared(Some(path)) = &control_file {
+            command.env(CONTROL_FILE_VARIABLE, path);
+        }
+
+        let ended = child::run_to_end(command);
+        if let ControlFile::Own(path) = &control_file {
+            slices::remove_unless_used(path);
+        }
+        match ended {
+            Ok(status) => {
+                let code = status.code().or(status.signal().map(|signal| 128 + signal)).unwrap_or(1);
+                Ok(ExitCode::from(code as u8))
+            }
+            Err(error) => {
+                eprintln!("vcuda: can't run {}: {error}", program.display());
+                let not_found = error.kind() == ErrorKind::NotFound;
+                Ok(ExitCode::from(if not_found { EXIT_NOT_FOUND } else { EXIT_NOT_EXECUTABLE }))
+            }
+        }
+    }
+
+    /// The limits that will hold in the command, read by the same parser as there.
+    fn limits(&self) -> Result<Limits> {
+        let chosen_here = self.memory.is_some() || self.limits_file.is_some() || self.control_file.is_some();
+        if chosen_here && Path::new(SYSTEM_FILE).exists() {
+            bail!(
+                "{SYSTEM_FILE} sets the limits here and can't be overruled; run without options, or change it"
+            );
+        }
+        if let Some(text) = &self.memory {
+            return Ok(Limits::from_text("--memory", text)?);
+        }
+        let limits_file = self.limits_file.as_deref().map(std::path::absolute).transpose()?;
+        let variable = |name: &str| match &limits_file {
+            Some(path) if name == LIMITS_FILE_VARIABLE => Some(path.to_string_lossy().into_owned()),
+            // What was said on the command line outranks what was in the environment, without a warning.
+            Some(_) if name == MEMORY_LIMIT_VARIABLE => None,
+            _ => std::env::var_os(name).map(|value| value.to_string_lossy().into_owned()),
+        };
+        let limits = Limits::load(&variable, &vcuda_core::limits::read_file)?;
+        if limits.source() == &Source::Nothing {
+            bail!("no limit given: say --memory 4GiB, or --limits-file FILE");
+        }
+        Ok(limits)
+    }
+
+    fn control_file(&self, limits: &Limits) -> Result<ControlFile> {
+        if let Some(path) = &self.control_file {
+            let path = std::path::absolute(path).context("--control-file")?;
+            Control::open_or_create(&path)?;
+            return Ok(ControlFile::Shared(Some(path)));
+        }
+        if limits.source() == &Source::SystemFile || limits.control_file.is_some() {
+            return Ok(ControlFile::Shared(None));
+        }
+        slices::make().map(ControlFile::Own)
+    }
+}
+
+/// The value of `LD_PRELOAD` with our library first, which sees a program's calls before any other.
+fn preload(library: &Path, before: Option<&OsStr>) -> Result<OsString> {
+    let name = library.as_os_str();
+    if name.as_encoded_bytes().iter().any(|byte| b": \t\n".contains(byte)) {
+        bail!(
+            "{}: LD_PRELOAD can't name a path with a space or colon; put the library elsewhere",
+            library.display()
+        );
+    }
+    let mut value = name.to_owned();
+    if let Some(before) = before {
+        for other in before.as_encoded_bytes().split(|byte| b": ".contains(byte)) {
+            if !other.is_empty() && other != name.as_encoded_bytes() {
+                value.push(":");
+                value.push(std::os::unix::ffi::OsStrExt::from_bytes(other) as &OsStr);
+            }
+        }
+    }
+    Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn preload_comes_first_and_once() {
+        let value = |before: Option<&str>| {
+            preload(Path::new("/lib/libvcuda.so"), before.map(OsStr::new)).unwrap().into_string().unwrap()
+        };
+        assert_eq!(value(None), "/lib/libvcuda.so");
+        assert_eq!(value(Some("")), "/lib/libvcuda.so");
+        assert_eq!(value(Some("/a.so /b.so")), "/lib/libvcuda.so:/a.so:/b.so");
+        assert_eq!(value(Some("/a.so:/lib/libvcuda.so")), "/lib/libvcuda.so:/a.so");
+    }
+
+    #[test]
+    fn paths_that_the_loader_would_split_are_refused() {
+        for path in ["/my lib/libvcuda.so", "/a:b/libvcuda.so"] {
+            assert!(preload(Path::new(path), None).unwrap_err().to_string().contains("elsewhere"));
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! `vcuda run` as a program sees it: its environment, its signals, its exit status. No GPU and no hooks: any
+//! library can stand in for the preloaded one here.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// A library that every process may be preloaded with.
+fn harmless_library() -> PathBuf {
+    let candidates = ["/lib/x86_64-linux-gnu/libm.so.6", "/lib64/libm.so.6", "/usr/lib/libm.so.6"];
+    let found = candidates.into_iter().map(PathBuf::from).find(|path| path.exists());
+    found.expect("a C library to preload")
+}
+
+fn vcuda(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vcuda"));
+    command.args(arguments).env("VCUDA_LIBRARY", harmless_library());
+    for name in ["LD_PRELOAD", "VCUDA_MEMORY_LIMIT", "VCUDA_LIMITS_FILE", "VCUDA_CONTROL_FILE"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+fn stdout(output: &Output) -> String {
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn own_error(arguments: &[&str]) -> String {
+    let output = vcuda(arguments).output().unwrap();
+    assert_eq!(output.status.code(), Some(125), "{output:?}");
+    assert!(output.stdout.is_empty());
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(text.lines().count(), 1, "{text}");
+    text
+}
+
+fn wait_until(condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !condition() {
+        assert!(Instant::now() < deadline, "timed out");
+        sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn the_command_gets_limit_library_and_a_control_file_of_its_own() {
+    let script = r#"echo "$VCUDA_MEMORY_LIMIT"; echo "$LD_PRELOAD"; echo "$VCUDA_CONTROL_FILE"; test -f "$VCUDA_CONTROL_FILE""#;
+    let output = vcuda(&["run", "--memory", "4GiB", "--", "sh", "-c", script]).env("LD_PRELOAD", "").output();
+    let text = stdout(&output.unwrap());
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines[0], "4GiB");
+    assert_eq!(lines[1], harmless_library().to_str().unwrap());
+    assert!(!Path::new(lines[2]).exists(), "the control file is removed after the run");
+}
+
+#[test]
+fn options_after_the_command_are_the_commands() {
+    let text = stdout(&vcuda(&["run", "-m", "1G", "echo", "--memory", "-x"]).output().unwrap());
+    assert_eq!(text, "--memory -x\n");
+}
+
+#[test]
+fn exit_status_and_signals_of_the_command_are_passed_on() {
+    let code = |script| vcuda(&["run", "-m", "1G", "sh", "-c", script]).status().unwrap().code();
+    assert_eq!(code("exit 7"), Some(7));
+    assert_eq!(code("kill -KILL $$"), Some(128 + 9));
+    assert_eq!(code("kill -SEGV $$"), Some(128 + 11));
+}
+
+#[test]
+fn signals_sent_to_us_reach_the_command() {
+    let directory = tempfile::tempdir().unwrap();
+    let ready = directory.path().join("ready");
+    let script = format!("trap 'exit 9' TERM; touch {}; while :; do sleep 0.01; done", ready.display());
+    let mut child = vcuda(&["run", "-m", "1G", "sh", "-c", &script]).spawn().unwrap();
+    wait_until(|| ready.exists());
+    // SAFETY: the child has not been waited for.
+    unsafe { libc::kill(child.id() as i32, libc::SIGTERM) };
+    assert_eq!(child.wait().unwrap().code(), Some(9));
+}
+
+#[test]
+fn the_command_starts_with_our_callers_signal_mask() {
+    let output = vcuda(&["run", "-m", "1G", "grep", "SigBlk", "/proc/self/status"]).output().unwrap();
+    assert_eq!(stdout(&output).trim(), "SigBlk:\t0000000000000000");
+}
+
+#[test]
+fn a_control_file_in_use_by_what_the_command_left_behind_stays_until_a_later_run() {
+    let directory = tempfile::tempdir().unwrap();
+    let stop = directory.path().join("stop");
+    let script = format!(
+        "(while ! test -e {}; do sleep 0.01; done) >/dev/null 2>&1 & echo $VCUDA_CONTROL_FILE",
+        stop.display()
+    );
+    // A shell's own child has the shell's environment only if it is executed anew.
+    let script = script.replace("(while", "sh -c '(while").replace("done)", "done)'");
+    let output = vcuda(&["run", "-m", "1G", "sh", "-c", &script]).stderr(Stdio::null()).output().unwrap();
+    let control_file = PathBuf::from(stdout(&output).trim());
+    assert!(control_file.exists(), "{} is still in use", control_file.display());
+    fs::write(&stop, "").unwrap();
+    wait_until(|| {
+        stdout(&vcuda(&["run", "-m", "1G", "true"]).output().unwrap());
+        !control_file.exists()
+    });
+}
+
+#[test]
+fn a_named_control_file_is_shared_and_stays() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("job");
+    let text = path.to_str().unwrap();
+    let run = ["run", "-m", "1G", "--control-file", text, "sh", "-c", "echo $VCUDA_CONTROL_FILE"];
+    assert_eq!(stdout(&vcuda(&run).output().unwrap()).trim(), text);
+    assert!(path.exists());
+}
+
+#[test]
+fn limits_may_come_from_a_file_or_the_environment() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("limits.json");
+    fs::write(&file, r#"{"version":1,"default":{"memory":"50%"}}"#).unwrap();
+    let run = ["run", "--limits-file", file.to_str().unwrap(), "sh", "-c", "echo $VCUDA_LIMITS_FILE"];
+    assert_eq!(stdout(&vcuda(&run).output().unwrap()).trim(), file.to_str().unwrap());
+    let run = ["run", "sh", "-c", "echo $VCUDA_MEMORY_LIMIT"];
+    assert_eq!(stdout(&vcuda(&run).env("VCUDA_MEMORY_LIMIT", "2G").output().unwrap()), "2G\n");
+}
+
+#[test]
+fn mistakes_are_told_before_anything_starts() {
+    assert!(own_error(&["run", "true"]).contains("no limit given: say --memory 4GiB"));
+    assert!(
+        own_error(&["run", "-m", "4X", "true"]).starts_with("vcuda: --memory: \"4X\" has an unknown unit")
+    );
+    let missing = own_error(&["run", "--limits-file", "/nowhere.json", "true"]);
+    assert!(missing.contains("there is no file \"/nowhere.json\""), "{missing}");
+    let nowhere = own_error(&["run", "-m", "1G", "--control-file", "/nowhere/job", "true"]);
+    assert!(nowhere.contains("/nowhere/job"), "{nowhere}");
+}
+
+#[test]
+fn a_library_that_the_loader_would_skip_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("libvcuda.so");
+    fs::write(&file, "text").unwrap();
+    for path in [file.as_path(), Path::new("/nowhere/libvcuda.so")] {
+        let output = vcuda(&["run", "-m", "1G", "true"]).env("VCUDA_LIBRARY", path).output().unwrap();
+        assert_eq!(output.status.code(), Some(125));
+        assert!(String::from_utf8_lossy(&output.stderr).contains("is no 64-bit ELF library"));
+    }
+}
+
+#[test]
+fn commands_that_cannot_run_exit_as_in_a_shell() {
+    let code = |command| vcuda(&["run", "-m", "1G", command]).output().unwrap().status.code();
+    assert_eq!(code("/nowhere/command"), Some(127));
+    assert_eq!(code("/etc/passwd"), Some(126));
+}
