@@ -1,0 +1,6 @@
+//! The driver API (`libcuda.so.1`).
+
+pub mod resolve;
+mod signatures;
+pub mod symbols;
+pub mod types;

@@ -1,0 +1,45 @@
+//! From names to ABI symbols, the way the driver itself goes.
+//!
+//! Programs ask `cuGetProcAddress` for a base name and say which CUDA version they were built for; the
+//! driver answers with the newest ABI that this version knew. The table's `since` column is enough to give
+//! the same answer, and to tell which ABI a pointer must have that the driver gave.
+
+use super::symbols::{SYMBOLS, TELLING_WORDS};
+use crate::table::{StreamMode, Symbol};
+
+/// The row of the ABI symbol `name`.
+pub fn find(name: &str) -> Option<&'static Symbol> {
+    crate::table::find(SYMBOLS, name)
+}
+
+/// Every ABI symbol of the base name `base`, in no particular order.
+pub fn family(base: &str) -> impl Iterator<Item = &'static Symbol> {
+    // A family's names all start with its base, so they stand together, between names they share it with.
+    let start = SYMBOLS.partition_point(|symbol| symbol.name < base);
+    SYMBOLS
+        .get(start..)
+        .unwrap_or_default()
+        .iter()
+        .take_while(move |symbol| symbol.name.starts_with(base))
+        .filter(move |symbol| symbol.base == base)
+}
+
+/// What `cuGetProcAddress` gives for `base` to a program built for CUDA `version` (as `CUDA_VERSION`:
+/// 12080 is 12.8), with or without the per-thread default stream.
+///
+/// `None` where the base name is unknown or no ABI of it is that old. Symbols of unknown age are never
+/// given; the driver doesn't give them either.
+pub fn resolve(base: &str, version: u32, per_thread: bool) -> Option<&'static Symbol> {
+    let newest = |stream| {
+        family(base)
+            .filter(|symbol| symbol.stream == stream && symbol.since != 0 && symbol.since <= version)
+            .max_by_key(|symbol| symbol.since)
+    };
+    per_thread.then(|| newest(StreamMode::PerThread)).flatten().or_else(|| newest(StreamMode::Legacy))
+}
+
+/// Whether a function of this name, which the table need not know, looks as if it takes device memory,
+/// launches work, or tells how much memory there is.
+pub fn looks_like_work(name: &str) -> bool {
+    TELLING_WORDS.iter().any(|word| name.contains(word))
+}
