@@ -142,8 +142,11 @@ pub struct Slot {
     pub started_unix_ns: AtomicU64,
     /// UTF-8, padded with zeros, the last byte always zero.
     pub name: [AtomicU8; NAME_BYTES],
+    /// When the slot's lock was first found free by a process that can't look at its owner, in nanoseconds since boot; 0
+    /// before.
+    pub found_dead_ns: AtomicU64,
     /// 0.
-    pub reserved: [AtomicU64; 7],
+    pub reserved: [AtomicU64; 6],
     /// By index of the device.
     pub devices: [SlotDevice; DEVICE_CAPACITY],
 }
@@ -220,7 +223,8 @@ const _: () = {
     assert!(offset_of!(Slot, start_time_ticks) == 24);
     assert!(offset_of!(Slot, started_unix_ns) == 32);
     assert!(offset_of!(Slot, name) == 40);
-    assert!(offset_of!(Slot, reserved) == 72);
+    assert!(offset_of!(Slot, found_dead_ns) == 72);
+    assert!(offset_of!(Slot, reserved) == 80);
     assert!(offset_of!(Slot, devices) == 128);
 
     assert!(offset_of!(ControlFile, devices) == 4096);

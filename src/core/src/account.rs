@@ -90,6 +90,23 @@ impl Account {
         self.claim.control().used_pages(self.device)
     }
 
+    /// Counts a request that was refused for good, for the tools.
+    ///
+    /// # Errors
+    /// [`Lost`].
+    pub fn count_refusal(&mut self) -> Result<(), Lost> {
+        DeviceWords::new(self.claim.file()?, self.device)?.entry().refused_count.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Notes what a context on this device was measured to take, for processes to come.
+    ///
+    /// # Errors
+    /// [`Lost`].
+    pub fn learn_context_pages(&mut self, pages: u64) -> Result<(), Lost> {
+        self.claim.control().learn_context_pages(self.device, pages)
+    }
+
     /// Notes how many of the pages held are contexts' and modules' rather than the program's own allocations, for
     /// others to show.
     ///
@@ -127,10 +144,7 @@ impl Account {
                 }
                 Ok(Ok(()))
             }
-            Err(NotDone::OverLimit { used_pages }) => {
-                entry.refused_count.fetch_add(1, Ordering::Relaxed);
-                Ok(Err(used_pages))
-            }
+            Err(NotDone::OverLimit { used_pages }) => Ok(Err(used_pages)),
             Err(other) => Err(lost(other)),
         }
     }

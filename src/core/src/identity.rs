@@ -94,6 +94,7 @@ pub(crate) fn end_change(slot: &Slot, identity: &Identity, status: u64) {
     slot.pid_namespace.store(identity.pid_namespace, Ordering::Release);
     slot.start_time_ticks.store(identity.start_time_ticks, Ordering::Release);
     slot.started_unix_ns.store(identity.started_unix_ns, Ordering::Release);
+    slot.found_dead_ns.store(0, Ordering::Release);
     let padded = identity.name.bytes().take(NAME_BYTES.saturating_sub(1)).chain(std::iter::repeat(0));
     for (place, byte) in slot.name.iter().zip(padded) {
         place.store(byte, Ordering::Release);

@@ -14,6 +14,8 @@ pub mod control;
 #[cfg(not(loom))]
 pub mod device;
 #[cfg(not(loom))]
+mod dying;
+#[cfg(not(loom))]
 pub mod error;
 #[cfg(not(loom))]
 pub mod identity;

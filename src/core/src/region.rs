@@ -355,6 +355,15 @@ pub(crate) fn unix_time_ns() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64
 }
 
+/// Nanoseconds since boot, suspension included: every PID and mount namespace has the same.
+pub(crate) fn boot_time_ns() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a local of the right type.
+    unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut time) };
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(time.tv_nsec).unwrap_or(0))
+}
+
 /// Random enough for names that must differ between processes and moments; not a secret. Forked children inherit the
 /// seed, hence the process and the time.
 fn random_number() -> u64 {

@@ -16,6 +16,7 @@ use crate::account::{Account, lost};
 use crate::atomic::{AtomicU64, Ordering};
 use crate::control::{Control, DeviceWords};
 use crate::device::DeviceIndex;
+use crate::dying::is_being_torn_down;
 use crate::error::{ControlError, ControlErrorKind as Kind, Lost};
 use crate::identity::{self, Identity};
 use crate::liveness::{self, Hold};
@@ -29,6 +30,8 @@ pub struct Reaped {
     pub slots: u32,
     /// Pages they held, over all devices.
     pub pages: u64,
+    /// Slots of processes that are being torn down just now and hold device memory until that is done.
+    pub dying: u32,
 }
 
 /// This process's place in the control file. What it holds is given back when it and its accounts are dropped, or when
@@ -158,7 +161,9 @@ impl Control {
                 continue;
             }
             // Another taker may have been faster between the look and the lock.
-            if identity::status(slot) != abi::SLOT_FREE {
+            if is_being_torn_down(slot) {
+                reaped.dying = reaped.dying.saturating_add(1);
+            } else if identity::status(slot) != abi::SLOT_FREE {
                 let pages = vacate(file, index).map_err(|lost| self.error(Kind::Lost(lost)))?;
                 reaped.slots = reaped.slots.saturating_add(1);
                 reaped.pages = reaped.pages.saturating_add(pages);
@@ -173,9 +178,13 @@ impl Control {
         let file = self.writable_file()?;
         for clean in [true, false] {
             for (index, slot) in (0..).zip(&file.slots) {
-                if clean == (identity::status(slot) == abi::SLOT_FREE) && self.try_lock(locks, index)? {
+                if clean != (identity::status(slot) == abi::SLOT_FREE) || !self.try_lock(locks, index)? {
+                    continue;
+                }
+                if !is_being_torn_down(slot) {
                     return Ok(Some(index));
                 }
+                liveness::unlock(locks, index).map_err(|e| self.lock_error(e))?;
             }
         }
         Ok(None)

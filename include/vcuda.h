@@ -1,0 +1,187 @@
+/*
+ * vcuda.h - the control file of vcuda: who holds how much of which GPU.
+ *
+ * One file per container, mapped by every CUDA process under a limit. This header is its C ABI, version 1, and
+ * all a reader needs; see examples/read-control. It is written by hand; a test compiles it and compares every
+ * size and offset with the library's own.
+ *
+ * Finding it      VCUDA_CONTROL_FILE, else /dev/shm/vcuda-UID/control (or /tmp/vcuda-UID/control).
+ * Numbers         little-endian, in natural alignment. Amounts are pages of 4096 bytes: limits are rounded down
+ *                 to pages, charges up.
+ * Checking        magic, version, file_bytes, then ready == VCUDA_READY. A file gets its name only when it is complete.
+ * Reading         map it MAP_SHARED and load whole words with acquire order: vcuda_load() and vcuda_load32(). Any word
+ *                 may change at any time. A reader needs no lock.
+ * Writing         is for the library. The words of a device and a slot are changed by compare-exchange according to a
+ *                 protocol (src/core/src/quota.rs); a single foreign store makes every process under it stop trusting it.
+ * Who is alive    the owner of slot i holds a write lock on the byte lock_base + i, as an open file description lock.
+ *                 Ask with F_OFD_GETLK, type F_WRLCK, length 1. The pid is for people: it counts in the owner's own PID
+ *                 namespace. A dead owner's slot keeps its contents until a living process takes them back.
+ * Shrinking       never truncate the file in place; remove it, and processes that have it mapped go on undisturbed.
+ */
+#ifndef VCUDA_H
+#define VCUDA_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#define VCUDA_ASSERT(condition, text) static_assert(condition, text)
+#else
+#define VCUDA_ASSERT(condition, text) _Static_assert(condition, text)
+#endif
+
+#define VCUDA_MAGIC UINT64_C(0x4c54434144554356)    /* "VCUDACTL" as the file's first eight bytes */
+#define VCUDA_SENTINEL UINT64_C(0x444e454144554356) /* "VCUDAEND" as the file's last eight bytes */
+#define VCUDA_VERSION UINT32_C(1)
+#define VCUDA_READY UINT64_C(1)
+#define VCUDA_PAGE_BYTES 4096
+#define VCUDA_DEVICE_CAPACITY 64
+#define VCUDA_SLOT_CAPACITY 1024
+#define VCUDA_NAME_BYTES 32
+#define VCUDA_LOCK_BASE (UINT64_C(1) << 30)
+#define VCUDA_UNLIMITED UINT64_MAX
+
+/* Values of vcuda_device.kind: how the UUID is printed. */
+#define VCUDA_DEVICE_GPU 0
+#define VCUDA_DEVICE_MIG 1
+
+/* Values of vcuda_slot_status(). */
+#define VCUDA_SLOT_FREE 0     /* nobody's, and holding nothing */
+#define VCUDA_SLOT_CHANGING 1 /* being claimed or taken back; the description may be half written */
+#define VCUDA_SLOT_CLAIMED 2  /* the described process's, dead or alive */
+
+/* At offset 0. Written once, before the file gets its name. */
+struct vcuda_header {
+	uint64_t magic;   /* VCUDA_MAGIC */
+	uint32_t version; /* VCUDA_VERSION */
+	uint32_t header_bytes;
+	uint64_t file_bytes;
+	uint32_t page_bytes; /* VCUDA_PAGE_BYTES */
+	uint32_t device_capacity;
+	uint32_t slot_capacity;
+	uint32_t device_bytes;      /* size of one vcuda_device */
+	uint32_t slot_bytes;        /* size of one vcuda_slot */
+	uint32_t slot_device_bytes; /* size of one vcuda_slot_device */
+	uint64_t devices_offset;
+	uint64_t slots_offset;
+	uint64_t slot_devices_offset; /* from the start of a slot */
+	uint64_t sentinel_offset;     /* of the last page, whose last eight bytes are VCUDA_SENTINEL */
+	uint64_t lock_base;
+	uint64_t created_unix_ns; /* nanoseconds since 1970 */
+	uint64_t generation;      /* random, never 0; differs between any two files */
+	uint64_t ready;           /* VCUDA_READY, or the file is not to be used */
+	uint8_t reserved[3984];
+};
+
+/* One device. Entries fill from the first and are never given back; the first with uuid_high == 0 ends the list. */
+struct vcuda_device {
+	uint64_t uuid_high;     /* bytes 0 to 7 of the UUID, the first byte in the highest bits */
+	uint64_t uuid_low;      /* bytes 8 to 15; an entry where this is 0 is unfinished: skip it */
+	uint64_t quota;         /* used_pages:36 slot:12 sequence:16, from the highest bit: the total, and whose
+	                           operation made it so; see vcuda_used_pages() */
+	uint64_t limit_bytes;   /* the limit last enforced, VCUDA_UNLIMITED if none; for information */
+	uint64_t physical_bytes; /* the device's memory, 0 while unknown */
+	uint64_t peak_pages;    /* the most ever in use */
+	uint64_t refused_count; /* reservations refused so far */
+	uint64_t context_pages_learned; /* what a primary context was last measured to take, 0 while unknown */
+	uint64_t kind;          /* VCUDA_DEVICE_GPU or VCUDA_DEVICE_MIG */
+	uint64_t reserved[7];   /* 0; for compute shares */
+};
+
+/* What one slot holds of one device. */
+struct vcuda_slot_device {
+	uint64_t settled;  /* used_pages:36 sequence:28, from the highest bit: what took effect */
+	uint64_t proposed; /* the same: what is being attempted */
+	uint64_t overhead_pages; /* of the pages held, those of contexts and modules */
+	uint64_t reserved; /* 0; for compute shares */
+};
+
+/* One process. */
+struct vcuda_slot {
+	uint64_t state; /* status in the low 8 bits, a count of changes above; see vcuda_slot_status() */
+	uint32_t pid;   /* in the process's own PID namespace */
+	uint32_t uid;   /* effective user */
+	uint64_t pid_namespace;    /* inode of /proc/PID/ns/pid, 0 if unknown */
+	uint64_t start_time_ticks; /* field 22 of /proc/PID/stat, 0 if unknown */
+	uint64_t started_unix_ns;  /* when the slot was claimed, nanoseconds since 1970 */
+	char name[VCUDA_NAME_BYTES]; /* UTF-8, padded with zeros, the last byte always 0 */
+	uint64_t found_dead_ns;    /* since boot: when its lock was first found free by who can't look at it; or 0 */
+	uint64_t reserved[6];      /* 0 */
+	struct vcuda_slot_device devices[VCUDA_DEVICE_CAPACITY]; /* by index of the device */
+};
+
+/* The last page. */
+struct vcuda_tail {
+	uint64_t reserved[511]; /* 0 */
+	uint64_t sentinel;      /* VCUDA_SENTINEL */
+};
+
+/* The whole file. */
+struct vcuda_control {
+	struct vcuda_header header;
+	struct vcuda_device devices[VCUDA_DEVICE_CAPACITY];
+	struct vcuda_slot slots[VCUDA_SLOT_CAPACITY];
+	struct vcuda_tail tail;
+};
+
+VCUDA_ASSERT(sizeof(struct vcuda_header) == 4096, "header is one page");
+VCUDA_ASSERT(offsetof(struct vcuda_header, reserved) == 112, "header fields");
+VCUDA_ASSERT(sizeof(struct vcuda_device) == 128, "device is two cache lines");
+VCUDA_ASSERT(sizeof(struct vcuda_slot_device) == 32, "slot's device");
+VCUDA_ASSERT(offsetof(struct vcuda_slot, devices) == 128, "slot's description is two cache lines");
+VCUDA_ASSERT(sizeof(struct vcuda_slot) == 2176, "slot");
+VCUDA_ASSERT(sizeof(struct vcuda_tail) == 4096, "tail is one page");
+VCUDA_ASSERT(offsetof(struct vcuda_control, devices) == 4096, "devices follow the header");
+VCUDA_ASSERT(offsetof(struct vcuda_control, slots) == 12288, "slots follow the devices");
+VCUDA_ASSERT(offsetof(struct vcuda_control, tail) == 2240512, "tail follows the slots");
+VCUDA_ASSERT(sizeof(struct vcuda_control) == 2244608, "file");
+
+/* A word of the file as it is now. */
+static inline uint64_t vcuda_load(const uint64_t *word)
+{
+	return __atomic_load_n(word, __ATOMIC_ACQUIRE);
+}
+
+static inline uint32_t vcuda_load32(const uint32_t *word)
+{
+	return __atomic_load_n(word, __ATOMIC_ACQUIRE);
+}
+
+/* Pages in a quota, settled or proposed word. */
+static inline uint64_t vcuda_used_pages(uint64_t word)
+{
+	return word >> 28;
+}
+
+/* The slot whose operation a quota word names. */
+static inline uint32_t vcuda_quota_slot(uint64_t quota)
+{
+	return (uint32_t)(quota >> 16) & 0xfff;
+}
+
+static inline uint32_t vcuda_slot_status(uint64_t state)
+{
+	return (uint32_t)(state & 0xff);
+}
+
+/*
+ * Pages that slot number `index` holds of a device whose quota word was just read. The operation the quota names
+ * may have taken effect without being settled yet; then what it proposed is what it holds. For readings that add
+ * up, read the quota again when done with all slots, and start over if it changed.
+ */
+static inline uint64_t vcuda_held_pages(uint64_t quota, uint32_t index, const struct vcuda_slot_device *words)
+{
+	uint64_t settled = vcuda_load(&words->settled);
+	uint64_t proposed = vcuda_load(&words->proposed);
+	uint64_t owed = (settled + 1) & 0xfffffff;
+	int unsettled = vcuda_quota_slot(quota) == index && (owed & 0xffff) == (quota & 0xffff) &&
+	                (proposed & 0xfffffff) == owed;
+	return vcuda_used_pages(unsettled ? proposed : settled);
+}
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
