@@ -1,1 +1,30 @@
+//! The preloaded library: holds an unchanged CUDA program to a slice of a GPU.
+//!
+//! From the program down: [`dlsym`] and [`export`] catch the calls, [`edge`] makes them safe, [`hook`] decides,
+//! [`slice`] and [`quota`] account, [`driver`] and [`library`] reach the real driver. There is no constructor:
+//! in a process that never touches CUDA, nothing of this runs but a look at the first letters of the names
+//! it passes to `dlsym`.
+#![deny(unsafe_code)]
 
+mod chunk;
+mod container;
+mod dlsym;
+mod driver;
+mod edge;
+mod elf;
+mod export;
+mod fork;
+mod graph_memory;
+mod hook;
+mod leaked;
+mod ledger;
+mod library;
+mod log;
+mod mode;
+mod physical_memory;
+mod pool;
+mod quota;
+mod relief;
+mod slice;
+mod small_array;
+mod truth;

@@ -1,0 +1,138 @@
+//! The C edge: turns what a C caller passes into values that safe code can use, and keeps a bug of ours
+//! from unwinding into the program.
+//!
+//! [`Out`] and [`In`] wrap pointer arguments. They are made only by the exported functions, from what the
+//! program passed to a function whose C signature says what the pointer must point to; that contract, and
+//! their use within the call only, is what makes their accessors sound.
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, c_char};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use vcuda_driver::cuda::types::*;
+use vcuda_driver::nvml::types::*;
+
+/// A pointer argument that the callee may write through.
+pub struct Out<T>(*mut T);
+
+impl<T> Clone for Out<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<T> Copy for Out<T> {}
+
+impl<T> Out<T> {
+    /// The address itself, where that is the argument's meaning.
+    pub fn address(self) -> u64 {
+        self.0 as u64
+    }
+}
+
+impl<T: Copy> Out<T> {
+    /// What is there now; `None` for a null pointer.
+    pub fn get(self) -> Option<T> {
+        // SAFETY: see the module: the C caller vouches for a non-null pointer during the call.
+        (!self.0.is_null()).then(|| unsafe { self.0.read_unaligned() })
+    }
+
+    /// Writes `value`, unless the pointer is null.
+    pub fn set(self, value: T) {
+        if !self.0.is_null() {
+            // SAFETY: see the module.
+            unsafe { self.0.write_unaligned(value) }
+        }
+    }
+
+    /// Whether the caller passed no place to write to.
+    pub fn is_null(self) -> bool {
+        self.0.is_null()
+    }
+
+    /// Writes `values` from the pointer on, at most as many as the caller said there is room for.
+    pub fn fill(self, values: impl Iterator<Item = T>, room: u32) {
+        for (index, value) in values.take(room as usize).enumerate() {
+            // SAFETY: see the module; the caller vouches for this many.
+            unsafe { self.0.add(index).write_unaligned(value) }
+        }
+    }
+
+    /// A pointer that the caller passed inside a structure.
+    pub fn of_caller(pointer: *mut T) -> Out<T> {
+        Out(pointer)
+    }
+}
+
+/// A pointer argument that the callee may only read through.
+pub struct In<T>(*const T);
+
+impl<T> Clone for In<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<T> Copy for In<T> {}
+
+impl<T: Copy> In<T> {
+    /// What is there; `None` for a null pointer.
+    pub fn get(self) -> Option<T> {
+        // SAFETY: see the module.
+        (!self.0.is_null()).then(|| unsafe { self.0.read_unaligned() })
+    }
+}
+
+impl In<c_char> {
+    /// The C string that is there; `None` for a null pointer.
+    pub fn text<'a>(self) -> Option<&'a CStr> {
+        // SAFETY: see the module; used within the call only.
+        (!self.0.is_null()).then(|| unsafe { CStr::from_ptr(self.0) })
+    }
+}
+
+/// How a C argument type reaches a hook body.
+pub trait FromC {
+    /// The type the body sees.
+    type Safe;
+    /// # Safety
+    /// `self` must be the argument of a C call that is still running.
+    unsafe fn from_c(self) -> Self::Safe;
+}
+
+impl<T> FromC for *mut T {
+    type Safe = Out<T>;
+    unsafe fn from_c(self) -> Out<T> {
+        Out(self)
+    }
+}
+
+impl<T> FromC for *const T {
+    type Safe = In<T>;
+    unsafe fn from_c(self) -> In<T> {
+        In(self)
+    }
+}
+
+macro_rules! passed_as_is {
+    ($($type:ty),* $(,)?) => { $(
+        impl FromC for $type {
+            type Safe = $type;
+            unsafe fn from_c(self) -> $type {
+                self
+            }
+        }
+    )* };
+}
+
+passed_as_is! {
+    u8, u16, u32, u64, usize, i32, f32,
+    CUcontext, CUmodule, CUfunction, CUlibrary, CUkernel, CUstream, CUarray, CUmipmappedArray, CUmemoryPool,
+    CUgraph, CUgraphNode, CUgraphExec, CUgreenCtx, CUdevResourceDesc, CUdeviceptr, CUdeviceptr_v1,
+    CUmemGenericAllocationHandle, nvmlDevice_t,
+}
+
+/// Runs a hook body; a panic in it, which would be a bug of ours, becomes `fallback` and one line.
+pub fn guard<R>(fallback: R, name: &str, body: impl FnOnce() -> R) -> R {
+    catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|_| {
+        crate::log::error!("{name}: internal error, please report it; the call was refused");
+        fallback
+    })
+}

@@ -1,0 +1,223 @@
+//! Every C symbol this library defines in the driver's name, once: which hook body serves which ABI
+//! symbols. The signatures come from the generated driver table; nothing is declared here.
+//!
+//! An exported function either passes the call to the original as it came, with a jump (no limit set, or
+//! nothing to do), or runs its body behind the panic guard. `_ptsz` and other variants share a body and
+//! keep their own original.
+#![allow(unsafe_code, non_upper_case_globals, non_snake_case, clippy::missing_safety_doc)]
+
+use crate::edge::{FromC, guard};
+use crate::hook;
+use crate::leaked::Leaked;
+use crate::library::{Library, Original};
+use crate::mode;
+use std::ffi::CStr;
+use vcuda_driver::result::{CUerror, NvmlError};
+use vcuda_driver::{cuda_signature, nvml_signature};
+
+/// One hooked symbol.
+pub struct Hook {
+    /// The ABI symbol.
+    pub name: &'static str,
+    /// The function this library exports under that name.
+    pub address: *const (),
+    /// The driver's own.
+    pub original: &'static Original,
+}
+
+// SAFETY: the address is that of a function.
+unsafe impl Sync for Hook {}
+
+/// Defines one exported function. The group says when its body runs and what it is given:
+///
+/// | group | runs | given |
+/// |---|---|---|
+/// | `always` | always | the call and its arguments |
+/// | `limited` | unless the process has no limits | the call and its arguments |
+/// | `plain` | unless the process has no limits | the call |
+/// | `watched` | when something waits for the next launch | the call |
+macro_rules! define {
+    (@body always $body:path, $driver:ident, $($argument:ident)*) => {
+        // SAFETY: these are the running call's own arguments.
+        unsafe { $body($driver, $($argument.from_c()),*) }
+    };
+    (@body limited $body:path, $driver:ident, $($argument:ident)*) => {
+        // SAFETY: as above.
+        unsafe { $body($driver, $($argument.from_c()),*) }
+    };
+    (@body $group:ident $body:path, $driver:ident, $($argument:ident)*) => {
+        $body($driver)
+    };
+    ({ $group:ident $library:ident $errors:ident $body:path } fn $name:ident($($argument:ident: $type:ty),* $(,)?) -> $result:ty) => {
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $name($($argument: $type),*) -> $result {
+            type Function = unsafe extern "C" fn($($type),*) -> $result;
+            // SAFETY: the slot holds the driver's function of this very ABI symbol (or a stand-in that
+            // reads no arguments), whose signature the table gives.
+            let original = unsafe { std::mem::transmute::<usize, Function>(originals::$name.address()) };
+            if mode::passes!($group) {
+                // SAFETY: the program's own call, passed on unchanged.
+                return unsafe { original($($argument),*) };
+            }
+            guard(Err($errors::UNKNOWN), stringify!($name), || {
+                // SAFETY: as above; a body runs it within the program's call only.
+                let driver = || unsafe { original($($argument),*) };
+                define!(@body $group $body, driver, $($argument)*)
+            })
+        }
+    };
+}
+
+macro_rules! hooks {
+    ($($library:ident $errors:ident $signature:ident { $($group:ident { $($body:path: $($name:ident)+;)* })* })*) => {
+        mod originals {
+            use super::{Library, Original};
+            $($($($(
+                pub static $name: Original = Original::new(
+                    Library::$library,
+                    // The name and its terminator, checked at compile time.
+                    match std::ffi::CStr::from_bytes_with_nul(concat!(stringify!($name), "\0").as_bytes()) {
+                        Ok(name) => name,
+                        Err(_) => panic!(),
+                    },
+                );
+            )+)*)*)*
+        }
+        $($($($( $signature! { $name, define, { $group $library $errors $body } } )+)*)*)*
+
+        /// Every hooked symbol, in the order written.
+        static HOOKS: &[Hook] = &[$($($($(
+            Hook { name: stringify!($name), address: $name as *const (), original: &originals::$name },
+        )+)*)*)*];
+    };
+}
+
+hooks! {
+    Cuda CUerror cuda_signature {
+        always {
+            hook::start::init: cuInit;
+            hook::lookup::get_proc_address: cuGetProcAddress;
+            hook::lookup::get_proc_address_v2: cuGetProcAddress_v2;
+            hook::lookup::get_export_table: cuGetExportTable;
+        }
+        limited {
+            hook::information::memory: cuMemGetInfo_v2;
+            hook::information::memory_v1: cuMemGetInfo;
+            hook::information::total: cuDeviceTotalMem_v2;
+            hook::information::total_v1: cuDeviceTotalMem;
+
+            hook::linear::alloc: cuMemAlloc_v2;
+            hook::linear::alloc_v1: cuMemAlloc;
+            hook::linear::alloc_pitch: cuMemAllocPitch_v2;
+            hook::linear::alloc_pitch_v1: cuMemAllocPitch;
+            hook::linear::alloc_managed: cuMemAllocManaged;
+            hook::linear::free: cuMemFree_v2;
+            hook::linear::free_v1: cuMemFree;
+
+            hook::pool::alloc: cuMemAllocAsync cuMemAllocAsync_ptsz;
+            hook::pool::alloc_from: cuMemAllocFromPoolAsync cuMemAllocFromPoolAsync_ptsz;
+            hook::pool::create: cuMemPoolCreate;
+            hook::pool::destroy: cuMemPoolDestroy;
+            hook::pool::trim: cuMemPoolTrimTo;
+            hook::pool::import: cuMemPoolImportFromShareableHandle;
+
+            hook::physical::create: cuMemCreate;
+            hook::physical::release: cuMemRelease;
+            hook::physical::map: cuMemMap;
+            hook::physical::unmap: cuMemUnmap;
+            hook::physical::retain: cuMemRetainAllocationHandle;
+            hook::physical::import: cuMemImportFromShareableHandle;
+
+            hook::array::create: cuArrayCreate_v2;
+            hook::array::create_v1: cuArrayCreate;
+            hook::array::create_3d: cuArray3DCreate_v2;
+            hook::array::create_3d_v1: cuArray3DCreate;
+            hook::array::destroy: cuArrayDestroy;
+            hook::array::create_mipmapped: cuMipmappedArrayCreate;
+            hook::array::destroy_mipmapped: cuMipmappedArrayDestroy;
+
+            hook::graph::add_alloc_node: cuGraphAddMemAllocNode;
+            hook::graph::add_node: cuGraphAddNode;
+            hook::graph::add_node_v2: cuGraphAddNode_v2;
+            hook::graph::instantiate: cuGraphInstantiate cuGraphInstantiate_v2;
+            hook::graph::instantiate_with_flags: cuGraphInstantiateWithFlags;
+            hook::graph::instantiate_with_params: cuGraphInstantiateWithParams cuGraphInstantiateWithParams_ptsz;
+            hook::graph::destroy: cuGraphExecDestroy;
+            hook::graph::upload: cuGraphUpload cuGraphUpload_ptsz;
+            hook::graph::launch: cuGraphLaunch cuGraphLaunch_ptsz;
+            hook::graph::trim: cuDeviceGraphMemTrim;
+
+            hook::context::create: cuCtxCreate cuCtxCreate_v2;
+            hook::context::create_v3: cuCtxCreate_v3;
+            hook::context::create_v4: cuCtxCreate_v4;
+            hook::context::destroy: cuCtxDestroy cuCtxDestroy_v2 cuCtxDetach;
+            hook::context::retain_primary: cuDevicePrimaryCtxRetain;
+            hook::context::end_primary:
+                cuDevicePrimaryCtxRelease cuDevicePrimaryCtxRelease_v2
+                cuDevicePrimaryCtxReset cuDevicePrimaryCtxReset_v2;
+            hook::context::set_limit: cuCtxSetLimit;
+            hook::context::create_green: cuGreenCtxCreate;
+        }
+        plain {
+            hook::context::measured: cuGreenCtxDestroy cuCtxFromGreenCtx;
+            hook::module::loading:
+                cuModuleLoad cuModuleLoadData cuModuleLoadDataEx cuModuleLoadFatBinary cuModuleUnload
+                cuLibraryLoadData cuLibraryLoadFromFile cuLibraryUnload
+                cuStreamCreate cuStreamCreateWithPriority cuGreenCtxStreamCreate
+                cuStreamDestroy cuStreamDestroy_v2;
+            hook::module::lookup:
+                cuModuleGetFunction cuModuleGetGlobal cuModuleGetGlobal_v2 cuLibraryGetKernel
+                cuLibraryGetModule cuLibraryGetGlobal cuLibraryGetManaged cuKernelGetFunction cuFuncLoad
+                cuDeviceSetMemPool cuMemSetMemPool;
+        }
+        watched {
+            hook::launch::kernel:
+                cuLaunchKernel cuLaunchKernel_ptsz cuLaunchKernelEx cuLaunchKernelEx_ptsz
+                cuLaunchCooperativeKernel cuLaunchCooperativeKernel_ptsz
+                cuLaunchCooperativeKernelMultiDevice cuLaunch cuLaunchGrid cuLaunchGridAsync;
+        }
+    }
+    Nvml NvmlError nvml_signature {
+        always {
+            hook::nvml::memory: nvmlDeviceGetMemoryInfo;
+            hook::nvml::memory_v2: nvmlDeviceGetMemoryInfo_v2;
+            hook::nvml::processes_v1: nvmlDeviceGetComputeRunningProcesses nvmlDeviceGetMPSComputeRunningProcesses;
+            hook::nvml::processes:
+                nvmlDeviceGetComputeRunningProcesses_v2 nvmlDeviceGetComputeRunningProcesses_v3
+                nvmlDeviceGetMPSComputeRunningProcesses_v2 nvmlDeviceGetMPSComputeRunningProcesses_v3;
+            hook::nvml::no_processes_v1: nvmlDeviceGetGraphicsRunningProcesses;
+            hook::nvml::no_processes: nvmlDeviceGetGraphicsRunningProcesses_v2 nvmlDeviceGetGraphicsRunningProcesses_v3;
+            hook::nvml::process_details: nvmlDeviceGetRunningProcessDetailList;
+        }
+    }
+}
+
+/// The hook of the ABI symbol `name`, if it has one.
+pub fn find(name: &CStr) -> Option<&'static Hook> {
+    find_by_name(name.to_str().ok()?)
+}
+
+/// As [`find`], for text.
+pub fn find_by_name(name: &str) -> Option<&'static Hook> {
+    static SORTED: Leaked<Vec<&'static Hook>> = Leaked::new();
+    let sorted = SORTED.get_or_make(|| {
+        let mut hooks: Vec<&Hook> = HOOKS.iter().collect();
+        hooks.sort_unstable_by_key(|hook| hook.name);
+        hooks
+    });
+    let position = sorted.binary_search_by_key(&name, |hook| hook.name).ok()?;
+    sorted.get(position).copied()
+}
+
+/// The hook whose original lives at `address`, if there is one.
+pub fn find_by_original(address: usize) -> Option<&'static Hook> {
+    static SORTED: Leaked<Vec<(usize, &'static Hook)>> = Leaked::new();
+    let sorted = SORTED.get_or_make(|| {
+        let resolved = |hook: &'static Hook| Some((hook.original.find()?, hook));
+        let mut hooks: Vec<_> = HOOKS.iter().filter_map(resolved).collect();
+        hooks.sort_unstable_by_key(|&(address, _)| address);
+        hooks
+    });
+    let position = sorted.binary_search_by_key(&address, |&(address, _)| address).ok()?;
+    sorted.get(position).map(|&(_, hook)| hook)
+}

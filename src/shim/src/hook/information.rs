@@ -1,0 +1,51 @@
+//! `cuMemGetInfo` and `cuDeviceTotalMem`: in the slice, the slice is the GPU.
+
+use crate::edge::Out;
+use crate::slice;
+use vcuda_driver::cuda::types::CUdevice;
+use vcuda_driver::result::CUresult;
+
+/// Free and total bytes of the current device's slice; `None` for the driver's own answer.
+fn slice_memory() -> Result<Option<(u64, u64)>, vcuda_driver::result::CUerror> {
+    let Some(slice) = slice::current()? else { return Ok(None) };
+    let Some(quota) = slice.current_quota()? else { return Ok(None) };
+    let mut used_bytes = quota.used_bytes()?;
+    if used_bytes > quota.own_bytes() && slice.reap_if_due() {
+        used_bytes = quota.used_bytes()?;
+    }
+    Ok(Some((quota.limit_bytes.saturating_sub(used_bytes), quota.limit_bytes)))
+}
+
+/// `cuMemGetInfo_v2`. Null pointers are skipped, as the driver does.
+pub fn memory(driver: impl Fn() -> CUresult, free: Out<usize>, total: Out<usize>) -> CUresult {
+    let Some((free_bytes, total_bytes)) = slice_memory()? else { return driver() };
+    free.set(free_bytes as usize);
+    total.set(total_bytes as usize);
+    Ok(())
+}
+
+/// The 32-bit form of CUDA before 3.2: saturates.
+pub fn memory_v1(driver: impl Fn() -> CUresult, free: Out<u32>, total: Out<u32>) -> CUresult {
+    let Some((free_bytes, total_bytes)) = slice_memory()? else { return driver() };
+    free.set(u32::try_from(free_bytes).unwrap_or(u32::MAX));
+    total.set(u32::try_from(total_bytes).unwrap_or(u32::MAX));
+    Ok(())
+}
+
+/// `cuDeviceTotalMem_v2`.
+pub fn total(driver: impl Fn() -> CUresult, bytes: Out<usize>, device: CUdevice) -> CUresult {
+    driver()?;
+    if let Some(quota) = slice::current()?.and_then(|slice| slice.quota(device)) {
+        bytes.set(quota.limit_bytes as usize);
+    }
+    Ok(())
+}
+
+/// The 32-bit form of CUDA before 3.2: saturates.
+pub fn total_v1(driver: impl Fn() -> CUresult, bytes: Out<u32>, device: CUdevice) -> CUresult {
+    driver()?;
+    if let Some(quota) = slice::current()?.and_then(|slice| slice.quota(device)) {
+        bytes.set(u32::try_from(quota.limit_bytes).unwrap_or(u32::MAX));
+    }
+    Ok(())
+}

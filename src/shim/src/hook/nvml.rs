@@ -1,0 +1,237 @@
+//! The management library's view of a limited GPU: its memory is the slice, its processes are the
+//! container's own.
+//!
+//! Works in a process that never starts CUDA, such as `nvidia-smi`: then the control file is only looked
+//! at, never created, and costs one open per question.
+
+use crate::edge::Out;
+use crate::leaked::Leaked;
+use crate::{container, driver, slice};
+use std::sync::Arc;
+use vcuda_core::control::Control;
+use vcuda_core::device::Uuid;
+use vcuda_core::identity::pid_namespace_of_this_process;
+use vcuda_core::snapshot::Snapshot;
+use vcuda_driver::nvml::types::*;
+use vcuda_driver::result::{NvmlError, NvmlResult};
+
+/// One limited GPU and what its slice holds.
+struct View {
+    limit_bytes: u64,
+    used_bytes: u64,
+    uuid: Uuid,
+    snapshot: Option<Snapshot>,
+}
+
+/// A process of the container and its device memory.
+struct Process {
+    pid: u32,
+    bytes: u64,
+}
+
+impl View {
+    /// The container's processes that hold memory of this GPU, of the asker's PID namespace.
+    fn processes(&self) -> Vec<Process> {
+        let Some(snapshot) = &self.snapshot else { return Vec::new() };
+        let Some(device) = snapshot.devices.iter().find(|device| device.uuid.bytes() == self.uuid.bytes()) else {
+            return Vec::new();
+        };
+        let here = pid_namespace_of_this_process();
+        let visible = |process: &&vcuda_core::snapshot::ProcessView| {
+            process.alive != Some(false) && process.identity.pid_namespace == here
+        };
+        let holding = |process: &vcuda_core::snapshot::ProcessView| {
+            let bytes = process.used_bytes(device.index);
+            (bytes > 0).then_some(Process { pid: process.identity.pid, bytes })
+        };
+        snapshot.processes.iter().filter(visible).filter_map(holding).collect()
+    }
+}
+
+/// The limits of the container's GPUs, by UUID.
+fn limits_by_uuid() -> Result<&'static [(Uuid, Option<u64>)], NvmlError> {
+    static RESOLVED: Leaked<Vec<(Uuid, Option<u64>)>> = Leaked::new();
+    if let Some(resolved) = RESOLVED.get() {
+        return Ok(resolved);
+    }
+    let limits = match slice::configured() {
+        Ok(Some(limits)) => limits,
+        Ok(None) => return Ok(&[]),
+        // Said by `cuInit` to programs that use the GPU; a monitor is refused the figures that would be wrong.
+        Err(_) => return Err(NvmlError::NO_PERMISSION),
+    };
+    let gpus: Vec<_> = container::managed().into_iter().map(|found| found.gpu).collect();
+    let limit_bytes = limits.resolve(&gpus).map_err(|_| NvmlError::NO_PERMISSION)?;
+    Ok(RESOLVED.publish(None, gpus.iter().map(|gpu| gpu.uuid).zip(limit_bytes).collect()))
+}
+
+/// The control file: this process's own, or whatever is at its place.
+fn control() -> Option<Arc<Control>> {
+    if let Some(control) = slice::control() {
+        return Some(Arc::clone(control));
+    }
+    let limits = slice::configured().ok()??;
+    Control::open_existing(slice::control_path_to_read(limits)).ok()
+}
+
+/// The view of a GPU, with its processes if `with_processes`; `None` where it has no limit or the
+/// management library doesn't know the handle: then the answer is its own.
+fn view(device: nvmlDevice_t, with_processes: bool) -> Result<Option<View>, NvmlError> {
+    if slice::is_unlimited() {
+        return Ok(None);
+    }
+    let Some(uuid) = driver::managed_device_uuid(device).ok().and_then(|text| text.parse::<Uuid>().ok()) else {
+        return Ok(None);
+    };
+    let limit = limits_by_uuid()?.iter().find(|(known, _)| known.bytes() == uuid.bytes());
+    let Some(&(_, Some(limit_bytes))) = limit else { return Ok(None) };
+    let snapshot = control().and_then(|control| control.snapshot().ok());
+    let used_bytes = snapshot
+        .iter()
+        .flat_map(|snapshot| &snapshot.devices)
+        .find(|device| device.uuid.bytes() == uuid.bytes())
+        .map_or(0, |device| device.used_bytes);
+    Ok(Some(View { limit_bytes, used_bytes, uuid, snapshot: snapshot.filter(|_| with_processes) }))
+}
+
+/// `nvmlDeviceGetMemoryInfo`.
+pub fn memory(driver: impl Fn() -> NvmlResult, device: nvmlDevice_t, memory: Out<nvmlMemory_t>) -> NvmlResult {
+    driver()?;
+    if let Some(view) = view(device, false)? {
+        let used = view.used_bytes.min(view.limit_bytes);
+        memory.set(nvmlMemory_t { total: view.limit_bytes, free: view.limit_bytes - used, used });
+    }
+    Ok(())
+}
+
+/// `nvmlDeviceGetMemoryInfo_v2`.
+pub fn memory_v2(
+    driver: impl Fn() -> NvmlResult,
+    device: nvmlDevice_t,
+    memory: Out<nvmlMemory_v2_t>,
+) -> NvmlResult {
+    driver()?;
+    if let (Some(view), Some(physical)) = (view(device, false)?, memory.get()) {
+        let used = view.used_bytes.min(view.limit_bytes);
+        let (total, free) = (view.limit_bytes, view.limit_bytes - used);
+        memory.set(nvmlMemory_v2_t { total, reserved: 0, free, used, ..physical });
+    }
+    Ok(())
+}
+
+/// Writes a list of processes by the management library's protocol: the caller says how many fit and is
+/// told how many there are.
+fn write_list<T: Copy>(
+    processes: &[Process],
+    count: Out<u32>,
+    list: Out<T>,
+    entry: impl Fn(&Process) -> T,
+) -> NvmlResult {
+    let Some(room) = count.get() else { return Err(NvmlError::INVALID_ARGUMENT) };
+    count.set(processes.len() as u32);
+    if processes.is_empty() {
+        return Ok(());
+    }
+    if list.is_null() || (room as usize) < processes.len() {
+        return Err(NvmlError::INSUFFICIENT_SIZE);
+    }
+    list.fill(processes.iter().map(entry), room);
+    Ok(())
+}
+
+fn entry_v1(process: &Process) -> nvmlProcessInfo_v1_t {
+    nvmlProcessInfo_v1_t { pid: process.pid, usedGpuMemory: process.bytes }
+}
+
+fn entry(process: &Process) -> nvmlProcessInfo_t {
+    const NO_INSTANCE: u32 = u32::MAX;
+    nvmlProcessInfo_t {
+        pid: process.pid,
+        usedGpuMemory: process.bytes,
+        gpuInstanceId: NO_INSTANCE,
+        computeInstanceId: NO_INSTANCE,
+    }
+}
+
+/// `nvmlDeviceGetComputeRunningProcesses` as first published.
+pub fn processes_v1(
+    driver: impl Fn() -> NvmlResult,
+    device: nvmlDevice_t,
+    count: Out<u32>,
+    list: Out<nvmlProcessInfo_v1_t>,
+) -> NvmlResult {
+    match view(device, true)? {
+        Some(view) => write_list(&view.processes(), count, list, entry_v1),
+        None => driver(),
+    }
+}
+
+/// `nvmlDeviceGetComputeRunningProcesses_v2` and `_v3`.
+pub fn processes(
+    driver: impl Fn() -> NvmlResult,
+    device: nvmlDevice_t,
+    count: Out<u32>,
+    list: Out<nvmlProcessInfo_t>,
+) -> NvmlResult {
+    match view(device, true)? {
+        Some(view) => write_list(&view.processes(), count, list, entry),
+        None => driver(),
+    }
+}
+
+/// Lists that hold none of the container's compute processes a second time: graphics, and MPS clients, which
+/// are in the compute list as well.
+pub fn no_processes_v1(
+    driver: impl Fn() -> NvmlResult,
+    device: nvmlDevice_t,
+    count: Out<u32>,
+    list: Out<nvmlProcessInfo_v1_t>,
+) -> NvmlResult {
+    match view(device, false)? {
+        Some(_) => write_list(&[], count, list, entry_v1),
+        None => driver(),
+    }
+}
+
+/// As [`no_processes_v1`], for later versions.
+pub fn no_processes(
+    driver: impl Fn() -> NvmlResult,
+    device: nvmlDevice_t,
+    count: Out<u32>,
+    list: Out<nvmlProcessInfo_t>,
+) -> NvmlResult {
+    match view(device, false)? {
+        Some(_) => write_list(&[], count, list, entry),
+        None => driver(),
+    }
+}
+
+/// `nvmlDeviceGetRunningProcessDetailList`.
+pub fn process_details(
+    driver: impl Fn() -> NvmlResult,
+    device: nvmlDevice_t,
+    list: Out<nvmlProcessDetailList_t>,
+) -> NvmlResult {
+    const COMPUTE: u32 = 0;
+    let Some(view) = view(device, true)? else { return driver() };
+    let Some(mut asked) = list.get() else { return Err(NvmlError::INVALID_ARGUMENT) };
+    let processes = if asked.mode == COMPUTE { view.processes() } else { Vec::new() };
+    let room = asked.numProcArrayEntries;
+    asked.numProcArrayEntries = processes.len() as u32;
+    list.set(asked);
+    if processes.is_empty() {
+        return Ok(());
+    }
+    if asked.procArray.is_null() || (room as usize) < processes.len() {
+        return Err(NvmlError::INSUFFICIENT_SIZE);
+    }
+    let detail = |process: &Process| nvmlProcessDetail_v1_t {
+        pid: process.pid,
+        usedGpuMemory: process.bytes,
+        gpuInstanceId: u32::MAX,
+        computeInstanceId: u32::MAX,
+        usedGpuCcProtectedMemory: 0,
+    };
+    Out::of_caller(asked.procArray).fill(processes.iter().map(detail), room);
+    Ok(())
+}

@@ -1,0 +1,149 @@
+//! Stream-ordered allocation and memory pools.
+
+use crate::driver;
+use crate::edge::{In, Out};
+use crate::pool::{Place, Pool, Room};
+use crate::quota::Quota;
+use crate::slice::{self, Slice};
+use std::ffi::c_void;
+use vcuda_driver::cuda::types::*;
+use vcuda_driver::result::{CUerror, CUresult};
+
+/// Runs an allocation of `bytes` with the pool's growth charged.
+fn charged(
+    quota: &Quota,
+    pool: &Pool,
+    bytes: usize,
+    stream: CUstream,
+    pointer: Out<CUdeviceptr>,
+    driver: impl Fn() -> CUresult,
+) -> CUresult {
+    quota.count_context()?;
+    let room = pool.prepare(quota, bytes as u64)?;
+    let made = driver();
+    let within = pool.finish(quota, bytes as u64);
+    made?;
+    if let (Room::FromFree, false, Some(pointer)) = (room, within, pointer.get()) {
+        // What the pool had free did not do. The program hasn't seen the pointer.
+        let _ = driver::free_async(pointer, stream);
+        pool.trim(quota);
+        quota.count_refusal();
+        return Err(CUerror::OUT_OF_MEMORY);
+    }
+    Ok(())
+}
+
+/// Where a pool lies. One that nobody made or imported here is a device's default pool.
+fn place_of(slice: &Slice, handle: CUmemoryPool, stream: CUstream) -> Result<Place, CUerror> {
+    if let Some(place) = slice.pools.find(handle) {
+        return Ok(place);
+    }
+    let owner = slice.quotas().find(|quota| driver::default_pool(quota.ordinal) == Ok(handle));
+    let owner = if owner.is_some() { owner } else { slice.stream_quota(stream)? };
+    Ok(match owner {
+        Some(quota) => slice.pools.open(handle, quota),
+        None => Place::Uncharged,
+    })
+}
+
+/// `cuMemAllocAsync`: from the current pool of the stream's device.
+pub fn alloc(
+    driver: impl Fn() -> CUresult,
+    pointer: Out<CUdeviceptr>,
+    bytes: usize,
+    stream: CUstream,
+) -> CUresult {
+    let Some(slice) = slice::current()? else { return driver() };
+    let Some(quota) = slice.stream_quota(stream)? else { return driver() };
+    let handle = driver::current_pool(quota.ordinal)?;
+    allocate(slice, handle, bytes, stream, pointer, driver)
+}
+
+/// `cuMemAllocFromPoolAsync`.
+pub fn alloc_from(
+    driver: impl Fn() -> CUresult,
+    pointer: Out<CUdeviceptr>,
+    bytes: usize,
+    handle: CUmemoryPool,
+    stream: CUstream,
+) -> CUresult {
+    let Some(slice) = slice::current()? else { return driver() };
+    allocate(slice, handle, bytes, stream, pointer, driver)
+}
+
+fn allocate(
+    slice: &Slice,
+    handle: CUmemoryPool,
+    bytes: usize,
+    stream: CUstream,
+    pointer: Out<CUdeviceptr>,
+    driver: impl Fn() -> CUresult,
+) -> CUresult {
+    let Place::Limited(pool) = place_of(slice, handle, stream)? else { return driver() };
+    let Some(quota) = slice.quota(pool.device) else { return driver() };
+    charged(quota, pool, bytes, stream, pointer, driver)
+}
+
+/// `cuMemPoolCreate`: notes which device the pool will take from.
+pub fn create(driver: impl Fn() -> CUresult, handle: Out<CUmemoryPool>, properties: In<CUmemPoolProps>) -> CUresult {
+    driver()?;
+    let Some(slice) = slice::current()? else { return Ok(()) };
+    let (Some(handle), Some(properties)) = (handle.get(), properties.get()) else { return Ok(()) };
+    let quota = match properties.location.type_ {
+        CU_MEM_LOCATION_TYPE_DEVICE => slice.quota(properties.location.id),
+        // Managed pools name no place or a preferred one, and may come to lie on the current device.
+        CU_MEM_LOCATION_TYPE_NONE => slice.current_quota().unwrap_or(None),
+        _ => None,
+    };
+    match quota {
+        Some(quota) => {
+            slice.pools.open(handle, quota);
+        }
+        None => slice.pools.note_uncharged(handle),
+    }
+    Ok(())
+}
+
+/// `cuMemPoolDestroy`.
+pub fn destroy(driver: impl Fn() -> CUresult, handle: CUmemoryPool) -> CUresult {
+    let Some(slice) = slice::current()? else { return driver() };
+    // Taken out first: afterwards the handle may be another pool's.
+    let place = slice.pools.forget(handle);
+    let Some(Place::Limited(pool)) = place else { return driver() };
+    let Some(quota) = slice.quota(pool.device) else { return driver() };
+    let destroyed = driver();
+    if destroyed.is_ok() {
+        quota.pools.close(quota, pool);
+        quota.measure();
+    } else {
+        slice.pools.open(handle, quota);
+    }
+    destroyed
+}
+
+/// `cuMemPoolTrimTo`.
+pub fn trim(driver: impl Fn() -> CUresult, handle: CUmemoryPool, _kept_bytes: usize) -> CUresult {
+    driver()?;
+    if let Some(slice) = slice::current()?
+        && let Some(Place::Limited(pool)) = slice.pools.find(handle)
+        && let Some(quota) = slice.quota(pool.device)
+    {
+        pool.refresh(quota);
+    }
+    Ok(())
+}
+
+/// `cuMemPoolImportFromShareableHandle`: the exporter pays.
+pub fn import(
+    driver: impl Fn() -> CUresult,
+    handle: Out<CUmemoryPool>,
+    _shareable: Out<c_void>,
+    _kind: u32,
+    _flags: u64,
+) -> CUresult {
+    driver()?;
+    if let (Some(slice), Some(handle)) = (slice::current()?, handle.get()) {
+        slice.pools.note_uncharged(handle);
+    }
+    Ok(())
+}

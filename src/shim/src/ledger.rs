@@ -1,0 +1,122 @@
+//! What this process holds: which pointer or handle was charged how much, to which device.
+//!
+//! Finding and removing an entry costs the same with ten entries and with a hundred thousand. Holds no
+//! lock across a driver call. Knows nothing of quotas: entries are plain data until somebody credits them.
+
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use vcuda_driver::cuda::types::CUcontext;
+
+/// What an entry's number is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Kind {
+    /// A device pointer from one of the `cuMemAlloc` family.
+    Pointer,
+    /// A `CUarray`.
+    Array,
+    /// A `CUmipmappedArray`.
+    MipmappedArray,
+}
+
+/// How an allocation was charged, and so how it is credited.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Charge {
+    /// Whole pages of its own, which the driver attributes to this process.
+    Own { pages: u64 },
+    /// Pages that the driver attributes to no process (managed memory).
+    Unattributed { pages: u64 },
+    /// A part of a 2 MiB chunk shared with other small allocations.
+    InChunk { chunk: u64 },
+    /// Bytes of a small array, packed with others into 2 MiB chunks.
+    SmallArray { bytes: u64 },
+}
+
+/// One allocation of this process.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Entry {
+    /// Ordinal of the device it lies on.
+    pub device: i32,
+    /// The context it dies with.
+    pub context: CUcontext,
+    /// How it was charged.
+    pub charge: Charge,
+}
+
+const SHARDS: usize = 16;
+
+type Shard = Mutex<HashMap<(Kind, u64), Entry, BuildHasherDefault<WordHasher>>>;
+
+/// All live allocations of this process that are charged one by one.
+pub struct Ledger {
+    shards: [Shard; SHARDS],
+}
+
+impl Ledger {
+    /// An empty ledger.
+    pub fn new() -> Ledger {
+        Ledger { shards: std::array::from_fn(|_| Mutex::new(HashMap::default())) }
+    }
+
+    fn shard(&self, number: u64) -> &Shard {
+        // Device pointers differ above their 512 B alignment, handles in all bits.
+        let index = (mix(number) >> 60) as usize % SHARDS;
+        // In range by the line above; the first shard serves as the answer that cannot be wrong.
+        self.shards.get(index).unwrap_or(&self.shards[0])
+    }
+
+    /// Enters an allocation the driver has just made.
+    pub fn enter(&self, kind: Kind, number: u64, entry: Entry) -> Option<Entry> {
+        self.shard(number).lock().insert((kind, number), entry)
+    }
+
+    /// Takes an allocation out, before the driver is asked to free it: afterwards the number may already
+    /// be somebody else's.
+    pub fn take(&self, kind: Kind, number: u64) -> Option<Entry> {
+        self.shard(number).lock().remove(&(kind, number))
+    }
+
+    /// Takes out everything that dies with `context`.
+    pub fn take_context(&self, context: CUcontext) -> Vec<(Kind, u64, Entry)> {
+        let mut dead = Vec::new();
+        for shard in &self.shards {
+            shard.lock().retain(|&(kind, number), entry| {
+                let dies = entry.context == context;
+                if dies {
+                    dead.push((kind, number, *entry));
+                }
+                !dies
+            });
+        }
+        dead
+    }
+}
+
+/// Spreads a pointer's bits; one multiplication (Fibonacci hashing, Knuth vol. 3, 6.4).
+fn mix(number: u64) -> u64 {
+    (number ^ (number >> 32)).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+}
+
+/// Hashes the two words of a key. Keys come from the driver, not from an adversary.
+#[derive(Default)]
+pub struct WordHasher(u64);
+
+impl Hasher for WordHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.write_u64(u64::from(byte));
+        }
+    }
+    fn write_u64(&mut self, word: u64) {
+        self.0 = mix(self.0.rotate_left(5) ^ word);
+    }
+    fn write_usize(&mut self, word: usize) {
+        self.write_u64(word as u64);
+    }
+    fn write_isize(&mut self, word: isize) {
+        self.write_u64(word as u64);
+    }
+}

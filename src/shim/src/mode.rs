@@ -1,0 +1,60 @@
+//! The one word the hot path reads: which groups of hooks have anything to do.
+//!
+//! Starts with every group on, since nothing is known yet; settled by `cuInit` (or, for a process without
+//! any limit, as soon as a driver symbol is looked up). Only ever read with a relaxed load.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+
+const LIMITED: u8 = 1;
+const WATCHED: u8 = 2;
+
+static MODE: AtomicU8 = AtomicU8::new(LIMITED | WATCHED);
+
+/// Whether hooks that account for memory must run.
+#[inline(always)]
+pub fn limited() -> bool {
+    MODE.load(Ordering::Relaxed) & LIMITED != 0
+}
+
+/// Whether launch hooks must run.
+#[inline(always)]
+pub fn watched() -> bool {
+    MODE.load(Ordering::Relaxed) & WATCHED != 0
+}
+
+/// No limits in this process: every call goes straight to the driver from now on.
+pub fn set_unlimited() {
+    MODE.store(0, Ordering::Relaxed);
+}
+
+/// Limits are in force; launches pass until something is pending.
+pub fn set_limited() {
+    MODE.store(LIMITED, Ordering::Relaxed);
+}
+
+/// The next launch runs its hook: something it should see to is waiting.
+pub fn set_pending() {
+    MODE.fetch_or(WATCHED, Ordering::Relaxed);
+}
+
+/// Nothing waits for a launch any more.
+pub fn clear_pending() {
+    MODE.fetch_and(!WATCHED, Ordering::Relaxed);
+}
+
+/// Whether a call of this group of hooks goes straight to the driver.
+macro_rules! passes {
+    (always) => {
+        false
+    };
+    (limited) => {
+        !$crate::mode::limited()
+    };
+    (plain) => {
+        !$crate::mode::limited()
+    };
+    (watched) => {
+        !$crate::mode::watched()
+    };
+}
+pub(crate) use passes;

@@ -1,0 +1,308 @@
+//! This process's part of the slice: which limits hold here, the control file, and one quota per limited
+//! device.
+//!
+//! Comes into being in `cuInit` and lasts as long as the process. Without limits there is none, and every
+//! hook lets its calls pass. With limits that can't be put into force there is none either, and every hook
+//! refuses: a program is never left silently unlimited. A forked child makes its own.
+
+use crate::leaked::Leaked;
+use crate::graph_memory::AllocatingGraphs;
+use crate::ledger::Ledger;
+use crate::physical_memory::PhysicalMemory;
+use crate::pool::PoolDirectory;
+use crate::quota::{Quota, QuotaFacts, mapped_pages};
+use crate::truth::Truth;
+use crate::{container, driver, fork, log, mode};
+use parking_lot::Mutex;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use vcuda_core::control::Control;
+use vcuda_core::device::DeviceIndex;
+use vcuda_core::error::{ControlError, Lost};
+use vcuda_core::limits::{Limits, LimitsError};
+use vcuda_core::location::{default_path, default_path_to_read};
+use vcuda_core::slots::Slot;
+use vcuda_driver::cuda::types::{CUdevice, CUstream};
+use vcuda_driver::result::CUerror;
+
+/// What a process gets that can't be limited as asked: "operation not permitted".
+const REFUSED: CUerror = CUerror::NOT_PERMITTED;
+
+/// Device memory that a context takes per multiprocessor, until one was measured: 518 MiB on an H200 with
+/// 132 of them, rounded up.
+const CONTEXT_BYTES_PER_MULTIPROCESSOR: u64 = 4 << 20;
+
+/// How often answers about free memory look for processes that have died.
+const REAP_INTERVAL: Duration = Duration::from_millis(250);
+
+/// The limits in force in this process.
+pub struct Slice {
+    control: Arc<Control>,
+    /// Held so that other processes see this one alive.
+    _slot: Slot,
+    /// By ordinal; `None` for a device without a limit.
+    quotas: Vec<Option<Quota>>,
+    last_reap: Mutex<Option<Instant>>,
+    /// What this process holds, allocation by allocation.
+    pub ledger: Ledger,
+    /// The memory pools of this process.
+    pub pools: PoolDirectory,
+    /// The physical allocations of this process and where they are mapped.
+    pub physical: PhysicalMemory,
+    /// Executable graphs that allocate.
+    pub graphs: AllocatingGraphs,
+}
+
+impl Slice {
+    /// The quota of a device; `None` if it has no limit.
+    pub fn quota(&self, device: CUdevice) -> Option<&Quota> {
+        self.quotas.get(usize::try_from(device).ok()?)?.as_ref()
+    }
+
+    /// The quota of the calling thread's current device; `None` if that has no limit.
+    pub fn current_quota(&self) -> Result<Option<&Quota>, CUerror> {
+        Ok(self.quota(driver::current_device()?))
+    }
+
+    /// The quota of the device that a stream belongs to; `None` if that has no limit.
+    pub fn stream_quota(&self, stream: CUstream) -> Result<Option<&Quota>, CUerror> {
+        // Where there is one device it is the stream's.
+        if let [only] = self.quotas.as_slice() {
+            return Ok(only.as_ref());
+        }
+        Ok(self.quota(driver::stream_device(stream)?))
+    }
+
+    /// All quotas.
+    pub fn quotas(&self) -> impl Iterator<Item = &Quota> {
+        self.quotas.iter().flatten()
+    }
+
+    /// Measures the devices on which something unasked may have happened, each if its last time is long
+    /// enough ago.
+    pub fn measure_stale(&self) {
+        mode::clear_pending();
+        for quota in self.quotas().filter(|quota| quota.is_stale()) {
+            if quota.truth.is_due() { quota.measure() } else { mode::set_pending() }
+        }
+    }
+
+    /// Takes over what dead processes left, unless that was done a moment ago. True if it gave something
+    /// back.
+    pub fn reap_if_due(&self) -> bool {
+        {
+            let Some(mut last) = self.last_reap.try_lock() else { return false };
+            if last.is_some_and(|last| last.elapsed() < REAP_INTERVAL) {
+                return false;
+            }
+            *last = Some(Instant::now());
+        }
+        self.control.reap().is_ok_and(|reaped| reaped.pages > 0)
+    }
+
+    fn new(limits: &Limits) -> Result<Slice, StartError> {
+        let devices = driver::devices().map_err(StartError::Driver)?;
+        let found = container::gpus(&devices);
+        let gpus: Vec<_> = found.iter().map(|found| found.gpu.clone()).collect();
+        let limit_bytes = limits.resolve(&gpus).map_err(StartError::Limits)?;
+        let control = control_path(limits).and_then(Control::open_or_create).map_err(StartError::Control)?;
+        let slot = control.claim(&program_name()).map_err(StartError::Control)?;
+        let mut quotas = Vec::with_capacity(devices.len());
+        for device in &devices {
+            let position = gpus.iter().position(|gpu| gpu.uuid.bytes() == device.uuid);
+            let Some(position) = position else {
+                quotas.push(None);
+                continue;
+            };
+            let (Some(found), Some(&Some(limit_bytes))) = (found.get(position), limit_bytes.get(position)) else {
+                quotas.push(None);
+                continue;
+            };
+            let expected = mapped_pages(device.multiprocessors * CONTEXT_BYTES_PER_MULTIPROCESSOR);
+            let index = control.device(found.gpu.uuid).map_err(StartError::Control)?;
+            let learned = describe(&control, index, limit_bytes, found.gpu.physical_bytes).map_err(StartError::Lost)?;
+            let Some(account) = slot.account(index).map_err(StartError::Lost)? else {
+                // Two ordinals of one GPU: CUDA doesn't list a device twice.
+                return Err(StartError::Driver(CUerror::INVALID_DEVICE));
+            };
+            let facts = QuotaFacts {
+                ordinal: device.ordinal,
+                limit_bytes,
+                context_pages: learned.unwrap_or(expected),
+                resident_threads: device.multiprocessors * device.threads_per_multiprocessor,
+            };
+            quotas.push(Some(Quota::new(facts, account, Truth::new(found.managed))));
+        }
+        Ok(Slice {
+            control,
+            _slot: slot,
+            quotas,
+            last_reap: Mutex::new(None),
+            ledger: Ledger::new(),
+            pools: PoolDirectory::default(),
+            physical: PhysicalMemory::default(),
+            graphs: AllocatingGraphs::default(),
+        })
+    }
+}
+
+/// Writes down a device's limit for others to read, and gives what a context was last measured to take.
+fn describe(
+    control: &Control,
+    index: DeviceIndex,
+    limit_bytes: u64,
+    physical_bytes: u64,
+) -> Result<Option<u64>, Lost> {
+    control.set_limit_bytes(index, Some(limit_bytes))?;
+    control.set_physical_bytes(index, physical_bytes)?;
+    control.context_pages_learned(index)
+}
+
+/// The program's name, for the tools.
+fn program_name() -> String {
+    let name = std::fs::read_to_string("/proc/self/comm").unwrap_or_default();
+    name.trim_end().to_owned()
+}
+
+/// Where the container's control file is.
+fn control_path(limits: &Limits) -> Result<PathBuf, ControlError> {
+    limits.control_file.clone().map_or_else(default_path, Ok)
+}
+
+/// Where the container's control file would be, for looking at only: makes no directory.
+pub fn control_path_to_read(limits: &Limits) -> PathBuf {
+    limits.control_file.clone().unwrap_or_else(default_path_to_read)
+}
+
+/// Where this process stands.
+enum Standing {
+    /// Limits are in force.
+    Limited(Box<Slice>),
+    /// Limits can't be put into force: every call is refused.
+    Refused,
+}
+
+static STANDING: Leaked<Standing> = Leaked::new();
+
+/// The slice, if this process is limited. `Ok(None)` if it isn't, or if CUDA isn't initialised: then a call
+/// is the driver's own affair. An error if limits can't be enforced.
+#[inline]
+pub fn current() -> Result<Option<&'static Slice>, CUerror> {
+    match STANDING.get() {
+        Some(Standing::Limited(slice)) if fork::is_owner() => Ok(Some(slice)),
+        Some(Standing::Refused) => Err(REFUSED),
+        _ => not_started(),
+    }
+}
+
+/// A hook ran in a process where `cuInit` was not seen: it failed, it never ran, or it ran in a parent.
+#[cold]
+fn not_started() -> Result<Option<&'static Slice>, CUerror> {
+    if driver::devices().is_err() {
+        return Ok(None);
+    }
+    start()?;
+    match STANDING.get() {
+        Some(Standing::Limited(slice)) => Ok(Some(slice)),
+        Some(Standing::Refused) => Err(REFUSED),
+        None => Ok(None),
+    }
+}
+
+/// Puts the limits into force, once the driver is initialised. Does nothing if that is done already.
+pub fn start() -> Result<(), CUerror> {
+    let seen = STANDING.get();
+    match seen {
+        Some(Standing::Limited(_)) if fork::is_owner() => return Ok(()),
+        Some(Standing::Refused) => return Err(REFUSED),
+        _ => {}
+    }
+    let standing = match configured() {
+        Ok(None) => {
+            mode::set_unlimited();
+            return Ok(());
+        }
+        Ok(Some(limits)) => {
+            fork::take_ownership();
+            Slice::new(limits).map(|slice| Standing::Limited(Box::new(slice)))
+        }
+        Err(error) => Err(StartError::Configuration(error)),
+    };
+    let standing = standing.unwrap_or_else(|error| {
+        log::error!("{error}; CUDA is refused to this process");
+        Standing::Refused
+    });
+    match STANDING.publish(seen, standing) {
+        Standing::Limited(_) => {
+            mode::set_limited();
+            Ok(())
+        }
+        Standing::Refused => Err(REFUSED),
+    }
+}
+
+/// The limits as configured: `Ok(None)` if there are none.
+pub fn configured() -> Result<Option<&'static Limits>, &'static LimitsError> {
+    static CONFIGURED: Leaked<Result<Limits, LimitsError>> = Leaked::new();
+    let configured = CONFIGURED.get_or_make(|| {
+        let limits = Limits::of_this_process();
+        if let Ok(limits) = &limits {
+            log::set_level(limits.log_level);
+            for warning in &limits.warnings {
+                log::warning!("{warning}");
+            }
+        }
+        limits
+    });
+    configured.as_ref().map(|limits| (!limits.is_unlimited()).then_some(limits))
+}
+
+/// Whether this process is known to have no limits, before anything of CUDA ran.
+pub fn is_unlimited() -> bool {
+    let unlimited = matches!(configured(), Ok(None));
+    if unlimited {
+        mode::set_unlimited();
+    }
+    unlimited
+}
+
+/// Takes over what dead processes of the container left. Returns how many are being torn down just now:
+/// dead, but their device memory not all given back.
+pub fn reap() -> u32 {
+    match STANDING.get() {
+        Some(Standing::Limited(slice)) => slice.control.reap().map_or(0, |reaped| reaped.dying),
+        _ => 0,
+    }
+}
+
+/// The control file of this process, if it is limited.
+pub fn control() -> Option<&'static Arc<Control>> {
+    match STANDING.get() {
+        Some(Standing::Limited(slice)) => Some(&slice.control),
+        _ => None,
+    }
+}
+
+/// Why limits couldn't be put into force.
+enum StartError {
+    Configuration(&'static LimitsError),
+    Limits(LimitsError),
+    Control(ControlError),
+    Lost(Lost),
+    Driver(CUerror),
+}
+
+impl std::fmt::Display for StartError {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter) -> std::fmt::Result {
+        match self {
+            StartError::Configuration(error) => write!(formatter, "{error}"),
+            StartError::Limits(error) => write!(formatter, "{error}"),
+            StartError::Control(error) => write!(formatter, "{error}"),
+            StartError::Lost(error) => write!(formatter, "control file {error}"),
+            StartError::Driver(error) => {
+                write!(formatter, "the driver does not describe its devices (CUDA error {})", error.code())
+            }
+        }
+    }
+}
