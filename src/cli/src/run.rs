@@ -6,6 +6,8 @@
 mod child;
 mod library;
 
+pub use library::find as find_library;
+
 use crate::slices;
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -55,7 +57,7 @@ impl Run {
     /// Runs the command to its end and passes on how it ended.
     pub fn execute(&self) -> Result<ExitCode> {
         let Some((program, arguments)) = self.command.split_first() else { bail!("no command given") };
-        let library = library::find()?;
+        let library = find_library()?;
         let limits = self.limits()?;
         for warning in &limits.warnings {
             eprintln!("vcuda: {warning}");
