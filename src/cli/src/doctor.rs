@@ -84,7 +84,7 @@ fn as_json(sections: &[Section], holds: bool) -> serde_json::Value {
 }
 
 fn as_text(sections: &[Section], holds: bool, is_colored: bool) -> String {
-    const WIDTH: usize = 96;
+    const WIDTH: usize = 76;
     let mut text = String::new();
     for section in sections.iter().filter(|section| !section.findings.is_empty()) {
         text.push_str(section.title);
@@ -150,7 +150,7 @@ mod tests {
             "{text}"
         );
         assert!(text.ends_with("Limits do not hold here: see ✗ above.\n"));
-        assert!(text.lines().all(|line| line.chars().count() <= 100));
+        assert!(text.lines().all(|line| line.chars().count() <= 80));
         assert!(!text.contains('\x1b'));
     }
 

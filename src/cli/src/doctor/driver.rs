@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 use vcuda_core::limits::Gpu;
 use vcuda_driver::result::CUresult;
 
-/// Findings about the driver, and the GPUs as limits see them.
+/// Findings about the driver, and the GPUs as limits see them. None of those from inside a slice, where the
+/// driver's answers are the slice's.
 pub fn examine() -> (Vec<Finding>, Vec<Gpu>) {
+    let is_in_slice = is_mapped("/libvcuda.so");
     let mut findings = vec![cuda()];
     let mut gpus = Vec::new();
     match Nvml::open() {
@@ -17,7 +19,8 @@ pub fn examine() -> (Vec<Finding>, Vec<Gpu>) {
             format!("libnvidia-ml.so.1 can't be used: {reason}"),
             "nvidia-smi needs it, and so do limits by GPU number; in a container, add the driver capability \"utility\"",
         )),
-        Ok(nvml) => match examine_gpus(&nvml, &mut findings) {
+        Ok(nvml) => match examine_gpus(&nvml, is_in_slice, &mut findings) {
+            Ok(_) if is_in_slice => {}
             Ok(found) => gpus = found,
             Err(error) => findings.push(Finding::warning(
                 format!("the GPUs can't be listed: {error}"),
@@ -39,6 +42,11 @@ pub fn loaded_file(library: &str) -> Option<PathBuf> {
     let paths = mappings.lines().filter_map(|line| line.find('/').and_then(|start| line.get(start..)));
     let mut paths = paths.map(PathBuf::from);
     paths.find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(stem)))
+}
+
+/// Whether this process has a file mapped whose path ends so.
+fn is_mapped(end: &str) -> bool {
+    std::fs::read_to_string("/proc/self/maps").is_ok_and(|maps| maps.lines().any(|line| line.ends_with(end)))
 }
 
 #[allow(unsafe_code)]
@@ -77,6 +85,7 @@ fn cuda() -> Finding {
 
 fn examine_gpus(
     nvml: &Nvml,
+    is_in_slice: bool,
     findings: &mut Vec<Finding>,
 ) -> Result<Vec<Gpu>, vcuda_driver::result::NvmlError> {
     findings.push(Finding::good(format!("libnvidia-ml.so.1 of driver {}", nvml.driver_version()?)));
@@ -84,8 +93,9 @@ fn examine_gpus(
     for (index, device) in (0u32..).zip(nvml.devices()?) {
         let uuid = nvml.uuid(device)?;
         let memory = nvml.memory(device)?;
+        let view = if is_in_slice { ", which is its slice" } else { "" };
         findings.push(Finding::good(format!(
-            "GPU {index}  {}  {}  {uuid}",
+            "GPU {index}  {}  {}{view}  {uuid}",
             nvml.name(device)?,
             size::text(memory.total)
         )));

@@ -103,7 +103,7 @@ fn kernel() -> Finding {
 fn surroundings() -> Vec<Finding> {
     let mut findings = Vec::new();
     if std::env::var("LD_PRELOAD").is_ok_and(|value| value.contains("libvcuda.so")) {
-        findings.push(Finding::note("this shell is inside a slice: LD_PRELOAD names libvcuda.so"));
+        findings.push(Finding::note("this is inside a slice: LD_PRELOAD names libvcuda.so"));
     }
     let everywhere = std::fs::read_to_string("/etc/ld.so.preload").unwrap_or_default();
     if everywhere.contains("libvcuda.so") {
@@ -119,7 +119,8 @@ fn surroundings() -> Vec<Finding> {
     let namespace = std::fs::metadata("/proc/self/ns/pid").map_or(0, |metadata| metadata.ino());
     if namespace != FIRST_PID_NAMESPACE {
         findings.push(Finding::note(
-            "PID namespace of its own: the driver tells process ids of the host, vcuda ps those of here",
+            "PID namespace of its own: some older drivers tell nothing of processes in one, and contexts are \
+             then counted as estimated",
         ));
     }
     if Path::new("/lib/ld-musl-x86_64.so.1").exists() {
