@@ -10,13 +10,32 @@
 //! caller's stack.
 //!
 //! The tables are generated from NVIDIA's headers by `scripts/gen-driver-table`; what the preloaded library
-//! does with each symbol is decided by hand in `classify.toml`. Three macros per library reach them:
-//! [`cuda_symbols!`] and [`nvml_symbols!`] give all names, [`cuda_signature!`] and [`nvml_signature!`] one
-//! symbol's arguments and result.
+//! does with each symbol is decided by hand in `classify.toml`. Macros hand the same rows to code:
+//! [`cuda_symbols!`] and [`nvml_symbols!`] all names, [`cuda_functions!`] and [`nvml_functions!`] the names
+//! that have a signature, [`cuda_signature!`] and [`nvml_signature!`] the arguments and result of one.
+//!
+//! ```
+//! use vcuda_driver::{cuda_signature, result::CUresult};
+//!
+//! macro_rules! define {
+//!     ({ $answer:expr } fn $name:ident($($argument:ident: $type:ty),*) -> $result:ty) => {
+//!         #[allow(non_snake_case, unused_variables)]
+//!         extern "C" fn $name($($argument: $type),*) -> $result {
+//!             $answer
+//!         }
+//!     };
+//! }
+//! cuda_signature! { cuInit, define, { Ok(()) } }
+//!
+//! let function: extern "C" fn(u32) -> CUresult = cuInit;
+//! assert_eq!(function(0), Ok(()));
+//! ```
 #![cfg_attr(not(test), no_std)]
 #![deny(missing_docs)]
 
 pub mod cuda;
+#[cfg(test)]
+mod headers;
 mod layout;
 pub mod nvml;
 pub mod result;

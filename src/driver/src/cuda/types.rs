@@ -23,6 +23,9 @@ pub use transfer::*;
 /// A device by its place in the program's own order, from 0.
 pub type CUdevice = i32;
 
+#[cfg(test)]
+pub(crate) use constants::CONSTANTS;
+
 /// Layouts of every type declared here, by module.
 #[cfg(test)]
 pub(crate) const LAYOUTS: &[&[crate::layout::Layout]] = &[

@@ -8,443 +8,597 @@
 #[macro_export]
 #[rustfmt::skip]
 macro_rules! nvml_signature {
-    (nvmlComputeInstanceDestroy, $c:path, $t:tt) => { $c! { $t fn nvmlComputeInstanceDestroy(computeInstance: $crate::nvml::types::nvmlComputeInstance_t) -> $crate::result::NvmlResult } };
-    (nvmlComputeInstanceGetInfo, $c:path, $t:tt) => { $c! { $t fn nvmlComputeInstanceGetInfo(computeInstance: $crate::nvml::types::nvmlComputeInstance_t, info: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlComputeInstanceGetInfo_v2, $c:path, $t:tt) => { $c! { $t fn nvmlComputeInstanceGetInfo_v2(computeInstance: $crate::nvml::types::nvmlComputeInstance_t, info: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceClearAccountingPids, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceClearAccountingPids(device: $crate::nvml::types::nvmlDevice_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceClearCpuAffinity, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceClearCpuAffinity(device: $crate::nvml::types::nvmlDevice_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceClearEccErrorCounts, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceClearEccErrorCounts(device: $crate::nvml::types::nvmlDevice_t, counterType: u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceClearFieldValues, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceClearFieldValues(device: $crate::nvml::types::nvmlDevice_t, valuesCount: i32, values: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceCreateGpuInstance, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceCreateGpuInstance(device: $crate::nvml::types::nvmlDevice_t, profileId: u32, gpuInstance: *mut $crate::nvml::types::nvmlGpuInstance_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceCreateGpuInstanceWithPlacement, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceCreateGpuInstanceWithPlacement(device: $crate::nvml::types::nvmlDevice_t, profileId: u32, placement: *const ::core::ffi::c_void, gpuInstance: *mut $crate::nvml::types::nvmlGpuInstance_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceDiscoverGpus, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceDiscoverGpus(pciInfo: *mut $crate::nvml::types::nvmlPciInfo_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceFreezeNvLinkUtilizationCounter, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceFreezeNvLinkUtilizationCounter(device: $crate::nvml::types::nvmlDevice_t, link: u32, counter: u32, freeze: $crate::nvml::types::nvmlEnableState_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetAPIRestriction, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetAPIRestriction(device: $crate::nvml::types::nvmlDevice_t, apiType: u32, isRestricted: *mut $crate::nvml::types::nvmlEnableState_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetAccountingBufferSize, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetAccountingBufferSize(device: $crate::nvml::types::nvmlDevice_t, bufferSize: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetAccountingMode, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetAccountingMode(device: $crate::nvml::types::nvmlDevice_t, mode: *mut $crate::nvml::types::nvmlEnableState_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetAccountingPids, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetAccountingPids(device: $crate::nvml::types::nvmlDevice_t, count: *mut u32, pids: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetAccountingStats, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetAccountingStats(device: $crate::nvml::types::nvmlDevice_t, pid: u32, stats: *mut $crate::nvml::types::nvmlAccountingStats_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetAccountingStats_v2, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetAccountingStats_v2(device: $crate::nvml::types::nvmlDevice_t, stats: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetActiveVgpus, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetActiveVgpus(device: $crate::nvml::types::nvmlDevice_t, vgpuCount: *mut u32, vgpuInstances: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetAdaptiveClockInfoStatus, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetAdaptiveClockInfoStatus(device: $crate::nvml::types::nvmlDevice_t, adaptiveClockStatus: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetAdaptiveTgpModeInfo_v1, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetAdaptiveTgpModeInfo_v1(device: $crate::nvml::types::nvmlDevice_t, info: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetAddressingMode, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetAddressingMode(device: $crate::nvml::types::nvmlDevice_t, mode: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetApplicationsClock, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetApplicationsClock(device: $crate::nvml::types::nvmlDevice_t, clockType: u32, clockMHz: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetArchitecture, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetArchitecture(device: $crate::nvml::types::nvmlDevice_t, arch: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetAttributes, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetAttributes(device: $crate::nvml::types::nvmlDevice_t, attributes: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetAttributes_v2, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetAttributes_v2(device: $crate::nvml::types::nvmlDevice_t, attributes: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetAutoBoostedClocksEnabled, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetAutoBoostedClocksEnabled(device: $crate::nvml::types::nvmlDevice_t, isEnabled: *mut $crate::nvml::types::nvmlEnableState_t, defaultIsEnabled: *mut $crate::nvml::types::nvmlEnableState_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetBAR1MemoryInfo, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetBAR1MemoryInfo(device: $crate::nvml::types::nvmlDevice_t, bar1Memory: *mut $crate::nvml::types::nvmlBAR1Memory_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetBBXTimeData_v1, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetBBXTimeData_v1(device: $crate::nvml::types::nvmlDevice_t, timeData: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetBankRemapperStatus_v1, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetBankRemapperStatus_v1(device: $crate::nvml::types::nvmlDevice_t, pBankRemapperStatus: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetBoardId, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetBoardId(device: $crate::nvml::types::nvmlDevice_t, boardId: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetBoardPartNumber, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetBoardPartNumber(device: $crate::nvml::types::nvmlDevice_t, partNumber: *mut ::core::ffi::c_char, length: u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetBrand, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetBrand(device: $crate::nvml::types::nvmlDevice_t, type_: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetBridgeChipInfo, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetBridgeChipInfo(device: $crate::nvml::types::nvmlDevice_t, bridgeHierarchy: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetBusType, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetBusType(device: $crate::nvml::types::nvmlDevice_t, type_: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetC2cModeInfoV, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetC2cModeInfoV(device: $crate::nvml::types::nvmlDevice_t, c2cModeInfo: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetCapabilities, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetCapabilities(device: $crate::nvml::types::nvmlDevice_t, caps: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetClkMonStatus, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetClkMonStatus(device: $crate::nvml::types::nvmlDevice_t, status: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetClock, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetClock(device: $crate::nvml::types::nvmlDevice_t, clockType: u32, clockId: u32, clockMHz: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetClockInfo, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetClockInfo(device: $crate::nvml::types::nvmlDevice_t, type_: u32, clock: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetClockOffsets, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetClockOffsets(device: $crate::nvml::types::nvmlDevice_t, info: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetComputeInstanceId, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetComputeInstanceId(device: $crate::nvml::types::nvmlDevice_t, id: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetComputeMode, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetComputeMode(device: $crate::nvml::types::nvmlDevice_t, mode: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetComputeRunningProcesses, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetComputeRunningProcesses(device: $crate::nvml::types::nvmlDevice_t, infoCount: *mut u32, infos: *mut $crate::nvml::types::nvmlProcessInfo_v1_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetComputeRunningProcesses_v2, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetComputeRunningProcesses_v2(device: $crate::nvml::types::nvmlDevice_t, infoCount: *mut u32, infos: *mut $crate::nvml::types::nvmlProcessInfo_v2_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetComputeRunningProcesses_v3, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetComputeRunningProcesses_v3(device: $crate::nvml::types::nvmlDevice_t, infoCount: *mut u32, infos: *mut $crate::nvml::types::nvmlProcessInfo_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetConfComputeGpuAttestationReport, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetConfComputeGpuAttestationReport(device: $crate::nvml::types::nvmlDevice_t, gpuAtstReport: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetConfComputeGpuCertificate, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetConfComputeGpuCertificate(device: $crate::nvml::types::nvmlDevice_t, gpuCert: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetConfComputeMemSizeInfo, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetConfComputeMemSizeInfo(device: $crate::nvml::types::nvmlDevice_t, memInfo: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetConfComputeProtectedMemoryUsage, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetConfComputeProtectedMemoryUsage(device: $crate::nvml::types::nvmlDevice_t, memory: *mut $crate::nvml::types::nvmlMemory_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetCoolerInfo, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetCoolerInfo(device: $crate::nvml::types::nvmlDevice_t, coolerInfo: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetCount, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetCount(deviceCount: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetCount_v2, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetCount_v2(deviceCount: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetCpuAffinity, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetCpuAffinity(device: $crate::nvml::types::nvmlDevice_t, cpuSetSize: u32, cpuSet: *mut ::core::ffi::c_ulong) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetCpuAffinityWithinScope, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetCpuAffinityWithinScope(device: $crate::nvml::types::nvmlDevice_t, cpuSetSize: u32, cpuSet: *mut ::core::ffi::c_ulong, scope: u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetCreatableVgpus, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetCreatableVgpus(device: $crate::nvml::types::nvmlDevice_t, vgpuCount: *mut u32, vgpuTypeIds: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetCudaComputeCapability, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetCudaComputeCapability(device: $crate::nvml::types::nvmlDevice_t, major: *mut i32, minor: *mut i32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetCurrPcieLinkGeneration, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetCurrPcieLinkGeneration(device: $crate::nvml::types::nvmlDevice_t, currLinkGen: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetCurrPcieLinkWidth, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetCurrPcieLinkWidth(device: $crate::nvml::types::nvmlDevice_t, currLinkWidth: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetCurrentClockFreqs, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetCurrentClockFreqs(device: $crate::nvml::types::nvmlDevice_t, currentClockFreqs: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetCurrentClocksEventReasons, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetCurrentClocksEventReasons(device: $crate::nvml::types::nvmlDevice_t, clocksEventReasons: *mut u64) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetCurrentClocksThrottleReasons, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetCurrentClocksThrottleReasons(device: $crate::nvml::types::nvmlDevice_t, clocksThrottleReasons: *mut u64) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetDecoderUtilization, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetDecoderUtilization(device: $crate::nvml::types::nvmlDevice_t, utilization: *mut u32, samplingPeriodUs: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetDefaultApplicationsClock, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetDefaultApplicationsClock(device: $crate::nvml::types::nvmlDevice_t, clockType: u32, clockMHz: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetDefaultEccMode, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetDefaultEccMode(device: $crate::nvml::types::nvmlDevice_t, defaultMode: *mut $crate::nvml::types::nvmlEnableState_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetDetailedEccErrors, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetDetailedEccErrors(device: $crate::nvml::types::nvmlDevice_t, errorType: u32, counterType: u32, eccCounts: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetDeviceHandleFromMigDeviceHandle, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetDeviceHandleFromMigDeviceHandle(migDevice: $crate::nvml::types::nvmlDevice_t, device: *mut $crate::nvml::types::nvmlDevice_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetDisplayActive, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetDisplayActive(device: $crate::nvml::types::nvmlDevice_t, isActive: *mut $crate::nvml::types::nvmlEnableState_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetDisplayMode, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetDisplayMode(device: $crate::nvml::types::nvmlDevice_t, display: *mut $crate::nvml::types::nvmlEnableState_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetDramEncryptionMode, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetDramEncryptionMode(device: $crate::nvml::types::nvmlDevice_t, current: *mut ::core::ffi::c_void, pending: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetDriverModel, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetDriverModel(device: $crate::nvml::types::nvmlDevice_t, current: *mut u32, pending: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetDriverModel_v2, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetDriverModel_v2(device: $crate::nvml::types::nvmlDevice_t, current: *mut u32, pending: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetDynamicPstatesInfo, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetDynamicPstatesInfo(device: $crate::nvml::types::nvmlDevice_t, pDynamicPstatesInfo: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetEccMode, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetEccMode(device: $crate::nvml::types::nvmlDevice_t, current: *mut $crate::nvml::types::nvmlEnableState_t, pending: *mut $crate::nvml::types::nvmlEnableState_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetEncoderCapacity, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetEncoderCapacity(device: $crate::nvml::types::nvmlDevice_t, encoderQueryType: u32, encoderCapacity: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetEncoderSessions, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetEncoderSessions(device: $crate::nvml::types::nvmlDevice_t, sessionCount: *mut u32, sessionInfos: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetEncoderStats, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetEncoderStats(device: $crate::nvml::types::nvmlDevice_t, sessionCount: *mut u32, averageFps: *mut u32, averageLatency: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetEncoderUtilization, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetEncoderUtilization(device: $crate::nvml::types::nvmlDevice_t, utilization: *mut u32, samplingPeriodUs: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetEnforcedPowerLimit, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetEnforcedPowerLimit(device: $crate::nvml::types::nvmlDevice_t, limit: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetFBCSessions, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetFBCSessions(device: $crate::nvml::types::nvmlDevice_t, sessionCount: *mut u32, sessionInfo: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetFBCStats, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetFBCStats(device: $crate::nvml::types::nvmlDevice_t, fbcStats: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetFanControlPolicy_v2, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetFanControlPolicy_v2(device: $crate::nvml::types::nvmlDevice_t, fan: u32, policy: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetFanSpeed, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetFanSpeed(device: $crate::nvml::types::nvmlDevice_t, speed: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetFanSpeedRPM, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetFanSpeedRPM(device: $crate::nvml::types::nvmlDevice_t, fanSpeed: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetFanSpeed_v2, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetFanSpeed_v2(device: $crate::nvml::types::nvmlDevice_t, fan: u32, speed: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetFieldValues, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetFieldValues(device: $crate::nvml::types::nvmlDevice_t, valuesCount: i32, values: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetGpcClkMinMaxVfOffset, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetGpcClkMinMaxVfOffset(device: $crate::nvml::types::nvmlDevice_t, minOffset: *mut i32, maxOffset: *mut i32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetGpcClkVfOffset, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetGpcClkVfOffset(device: $crate::nvml::types::nvmlDevice_t, offset: *mut i32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetGpuFabricInfo, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetGpuFabricInfo(device: $crate::nvml::types::nvmlDevice_t, gpuFabricInfo: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetGpuFabricInfoV, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetGpuFabricInfoV(device: $crate::nvml::types::nvmlDevice_t, gpuFabricInfo: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetGpuFabricInfo_v4, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetGpuFabricInfo_v4(device: $crate::nvml::types::nvmlDevice_t, gpuFabricInfo: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetGpuInstanceById, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetGpuInstanceById(device: $crate::nvml::types::nvmlDevice_t, id: u32, gpuInstance: *mut $crate::nvml::types::nvmlGpuInstance_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetGpuInstanceId, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetGpuInstanceId(device: $crate::nvml::types::nvmlDevice_t, id: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetGpuInstancePossiblePlacements, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetGpuInstancePossiblePlacements(device: $crate::nvml::types::nvmlDevice_t, profileId: u32, placements: *mut ::core::ffi::c_void, count: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetGpuInstancePossiblePlacements_v2, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetGpuInstancePossiblePlacements_v2(device: $crate::nvml::types::nvmlDevice_t, profileId: u32, placements: *mut ::core::ffi::c_void, count: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetGpuInstanceProfileInfo, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetGpuInstanceProfileInfo(device: $crate::nvml::types::nvmlDevice_t, profile: u32, info: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetGpuInstanceProfileInfoByIdV, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetGpuInstanceProfileInfoByIdV(device: $crate::nvml::types::nvmlDevice_t, profileId: u32, info: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetGpuInstanceProfileInfoV, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetGpuInstanceProfileInfoV(device: $crate::nvml::types::nvmlDevice_t, profile: u32, info: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetGpuInstanceRemainingCapacity, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetGpuInstanceRemainingCapacity(device: $crate::nvml::types::nvmlDevice_t, profileId: u32, count: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetGpuInstances, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetGpuInstances(device: $crate::nvml::types::nvmlDevice_t, profileId: u32, gpuInstances: *mut $crate::nvml::types::nvmlGpuInstance_t, count: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetGpuMaxPcieLinkGeneration, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetGpuMaxPcieLinkGeneration(device: $crate::nvml::types::nvmlDevice_t, maxLinkGenDevice: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetGpuOperationMode, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetGpuOperationMode(device: $crate::nvml::types::nvmlDevice_t, current: *mut u32, pending: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetGpuUptime_v1, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetGpuUptime_v1(device: $crate::nvml::types::nvmlDevice_t, uptime: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetGraphicsRunningProcesses, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetGraphicsRunningProcesses(device: $crate::nvml::types::nvmlDevice_t, infoCount: *mut u32, infos: *mut $crate::nvml::types::nvmlProcessInfo_v1_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetGraphicsRunningProcesses_v2, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetGraphicsRunningProcesses_v2(device: $crate::nvml::types::nvmlDevice_t, infoCount: *mut u32, infos: *mut $crate::nvml::types::nvmlProcessInfo_v2_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetGraphicsRunningProcesses_v3, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetGraphicsRunningProcesses_v3(device: $crate::nvml::types::nvmlDevice_t, infoCount: *mut u32, infos: *mut $crate::nvml::types::nvmlProcessInfo_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetGridLicensableFeatures, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetGridLicensableFeatures(device: $crate::nvml::types::nvmlDevice_t, pGridLicensableFeatures: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetGridLicensableFeatures_v2, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetGridLicensableFeatures_v2(device: $crate::nvml::types::nvmlDevice_t, pGridLicensableFeatures: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetGridLicensableFeatures_v3, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetGridLicensableFeatures_v3(device: $crate::nvml::types::nvmlDevice_t, pGridLicensableFeatures: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetGridLicensableFeatures_v4, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetGridLicensableFeatures_v4(device: $crate::nvml::types::nvmlDevice_t, pGridLicensableFeatures: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetGspFirmwareMode, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetGspFirmwareMode(device: $crate::nvml::types::nvmlDevice_t, isEnabled: *mut u32, defaultMode: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetGspFirmwareVersion, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetGspFirmwareVersion(device: $crate::nvml::types::nvmlDevice_t, version: *mut ::core::ffi::c_char) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetHandleByIndex, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetHandleByIndex(index: u32, device: *mut $crate::nvml::types::nvmlDevice_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetHandleByIndex_v2, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetHandleByIndex_v2(index: u32, device: *mut $crate::nvml::types::nvmlDevice_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetHandleByPciBusId, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetHandleByPciBusId(pciBusId: *const ::core::ffi::c_char, device: *mut $crate::nvml::types::nvmlDevice_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetHandleByPciBusId_v2, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetHandleByPciBusId_v2(pciBusId: *const ::core::ffi::c_char, device: *mut $crate::nvml::types::nvmlDevice_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetHandleBySerial, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetHandleBySerial(serial: *const ::core::ffi::c_char, device: *mut $crate::nvml::types::nvmlDevice_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetHandleByUUID, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetHandleByUUID(uuid: *const ::core::ffi::c_char, device: *mut $crate::nvml::types::nvmlDevice_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetHandleByUUIDV, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetHandleByUUIDV(uuid: *const ::core::ffi::c_void, device: *mut $crate::nvml::types::nvmlDevice_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetHostVgpuMode, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetHostVgpuMode(device: $crate::nvml::types::nvmlDevice_t, pHostVgpuMode: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetHostname_v1, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetHostname_v1(device: $crate::nvml::types::nvmlDevice_t, hostname: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetIndex, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetIndex(device: $crate::nvml::types::nvmlDevice_t, index: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetInforomConfigurationChecksum, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetInforomConfigurationChecksum(device: $crate::nvml::types::nvmlDevice_t, checksum: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetInforomImageVersion, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetInforomImageVersion(device: $crate::nvml::types::nvmlDevice_t, version: *mut ::core::ffi::c_char, length: u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetInforomVersion, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetInforomVersion(device: $crate::nvml::types::nvmlDevice_t, object: u32, version: *mut ::core::ffi::c_char, length: u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetIrqNum, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetIrqNum(device: $crate::nvml::types::nvmlDevice_t, irqNum: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetJpgUtilization, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetJpgUtilization(device: $crate::nvml::types::nvmlDevice_t, utilization: *mut u32, samplingPeriodUs: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetLastBBXFlushTime, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetLastBBXFlushTime(device: $crate::nvml::types::nvmlDevice_t, timestamp: *mut u64, durationUs: *mut ::core::ffi::c_ulong) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetMPSComputeRunningProcesses, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetMPSComputeRunningProcesses(device: $crate::nvml::types::nvmlDevice_t, infoCount: *mut u32, infos: *mut $crate::nvml::types::nvmlProcessInfo_v1_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetMPSComputeRunningProcesses_v2, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetMPSComputeRunningProcesses_v2(device: $crate::nvml::types::nvmlDevice_t, infoCount: *mut u32, infos: *mut $crate::nvml::types::nvmlProcessInfo_v2_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetMPSComputeRunningProcesses_v3, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetMPSComputeRunningProcesses_v3(device: $crate::nvml::types::nvmlDevice_t, infoCount: *mut u32, infos: *mut $crate::nvml::types::nvmlProcessInfo_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetMarginTemperature, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetMarginTemperature(device: $crate::nvml::types::nvmlDevice_t, marginTempInfo: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetMaxClockInfo, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetMaxClockInfo(device: $crate::nvml::types::nvmlDevice_t, type_: u32, clock: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetMaxCustomerBoostClock, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetMaxCustomerBoostClock(device: $crate::nvml::types::nvmlDevice_t, clockType: u32, clockMHz: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetMaxMigDeviceCount, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetMaxMigDeviceCount(device: $crate::nvml::types::nvmlDevice_t, count: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetMaxPcieLinkGeneration, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetMaxPcieLinkGeneration(device: $crate::nvml::types::nvmlDevice_t, maxLinkGen: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetMaxPcieLinkWidth, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetMaxPcieLinkWidth(device: $crate::nvml::types::nvmlDevice_t, maxLinkWidth: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetMemClkMinMaxVfOffset, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetMemClkMinMaxVfOffset(device: $crate::nvml::types::nvmlDevice_t, minOffset: *mut i32, maxOffset: *mut i32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetMemClkVfOffset, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetMemClkVfOffset(device: $crate::nvml::types::nvmlDevice_t, offset: *mut i32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetMemoryAffinity, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetMemoryAffinity(device: $crate::nvml::types::nvmlDevice_t, nodeSetSize: u32, nodeSet: *mut ::core::ffi::c_ulong, scope: u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetMemoryBusWidth, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetMemoryBusWidth(device: $crate::nvml::types::nvmlDevice_t, busWidth: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetMemoryErrorCounter, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetMemoryErrorCounter(device: $crate::nvml::types::nvmlDevice_t, errorType: u32, counterType: u32, locationType: u32, count: *mut u64) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetMemoryInfo, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetMemoryInfo(device: $crate::nvml::types::nvmlDevice_t, memory: *mut $crate::nvml::types::nvmlMemory_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetMemoryInfo_v2, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetMemoryInfo_v2(device: $crate::nvml::types::nvmlDevice_t, memory: *mut $crate::nvml::types::nvmlMemory_v2_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetMemoryLimits_v1, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetMemoryLimits_v1(device: $crate::nvml::types::nvmlDevice_t, limits: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetMigDeviceHandleByIndex, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetMigDeviceHandleByIndex(device: $crate::nvml::types::nvmlDevice_t, index: u32, migDevice: *mut $crate::nvml::types::nvmlDevice_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetMigMode, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetMigMode(device: $crate::nvml::types::nvmlDevice_t, currentMode: *mut u32, pendingMode: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetMinMaxClockOfPState, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetMinMaxClockOfPState(device: $crate::nvml::types::nvmlDevice_t, type_: u32, pstate: u32, minClockMHz: *mut u32, maxClockMHz: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetMinMaxFanSpeed, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetMinMaxFanSpeed(device: $crate::nvml::types::nvmlDevice_t, minSpeed: *mut u32, maxSpeed: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetMinorNumber, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetMinorNumber(device: $crate::nvml::types::nvmlDevice_t, minorNumber: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetModuleId, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetModuleId(device: $crate::nvml::types::nvmlDevice_t, moduleId: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetMultiGpuBoard, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetMultiGpuBoard(device: $crate::nvml::types::nvmlDevice_t, multiGpuBool: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetName, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetName(device: $crate::nvml::types::nvmlDevice_t, name: *mut ::core::ffi::c_char, length: u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetNumFans, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetNumFans(device: $crate::nvml::types::nvmlDevice_t, numFans: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetNumGpuCores, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetNumGpuCores(device: $crate::nvml::types::nvmlDevice_t, numCores: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetNumaNodeId, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetNumaNodeId(device: $crate::nvml::types::nvmlDevice_t, node: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetNvLinkCapability, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetNvLinkCapability(device: $crate::nvml::types::nvmlDevice_t, link: u32, capability: u32, capResult: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetNvLinkErrorCounter, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetNvLinkErrorCounter(device: $crate::nvml::types::nvmlDevice_t, link: u32, counter: u32, counterValue: *mut u64) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetNvLinkInfo, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetNvLinkInfo(device: $crate::nvml::types::nvmlDevice_t, info: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetNvLinkInfo_v3, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetNvLinkInfo_v3(device: $crate::nvml::types::nvmlDevice_t, info: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetNvLinkRemoteDeviceType, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetNvLinkRemoteDeviceType(device: $crate::nvml::types::nvmlDevice_t, link: u32, pNvLinkDeviceType: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetNvLinkRemotePciInfo, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetNvLinkRemotePciInfo(device: $crate::nvml::types::nvmlDevice_t, link: u32, pci: *mut $crate::nvml::types::nvmlPciInfo_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetNvLinkRemotePciInfo_v2, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetNvLinkRemotePciInfo_v2(device: $crate::nvml::types::nvmlDevice_t, link: u32, pci: *mut $crate::nvml::types::nvmlPciInfo_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetNvLinkState, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetNvLinkState(device: $crate::nvml::types::nvmlDevice_t, link: u32, isActive: *mut $crate::nvml::types::nvmlEnableState_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetNvLinkTelemetrySamples_v1, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetNvLinkTelemetrySamples_v1(device: $crate::nvml::types::nvmlDevice_t, samples: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetNvLinkUtilizationControl, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetNvLinkUtilizationControl(device: $crate::nvml::types::nvmlDevice_t, link: u32, counter: u32, control: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetNvLinkUtilizationCounter, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetNvLinkUtilizationCounter(device: $crate::nvml::types::nvmlDevice_t, link: u32, counter: u32, rxcounter: *mut u64, txcounter: *mut u64) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetNvLinkVersion, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetNvLinkVersion(device: $crate::nvml::types::nvmlDevice_t, link: u32, version: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetNvlinkBwMode, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetNvlinkBwMode(device: $crate::nvml::types::nvmlDevice_t, getBwMode: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetNvlinkNvlePrivateInfo_v1, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetNvlinkNvlePrivateInfo_v1(device: $crate::nvml::types::nvmlDevice_t, privateInfo: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetNvlinkRemapTableInfo_v1, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetNvlinkRemapTableInfo_v1(device: $crate::nvml::types::nvmlDevice_t, remapTableInfo: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetNvlinkSupportedBwModes, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetNvlinkSupportedBwModes(device: $crate::nvml::types::nvmlDevice_t, supportedBwMode: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetOfaUtilization, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetOfaUtilization(device: $crate::nvml::types::nvmlDevice_t, utilization: *mut u32, samplingPeriodUs: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetP2PStatus, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetP2PStatus(device1: $crate::nvml::types::nvmlDevice_t, device2: $crate::nvml::types::nvmlDevice_t, p2pIndex: u32, p2pStatus: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetPciInfo, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetPciInfo(device: $crate::nvml::types::nvmlDevice_t, pci: *mut $crate::nvml::types::nvmlPciInfo_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetPciInfoExt, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetPciInfoExt(device: $crate::nvml::types::nvmlDevice_t, pci: *mut $crate::nvml::types::nvmlPciInfoExt_v1_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetPciInfo_v2, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetPciInfo_v2(device: $crate::nvml::types::nvmlDevice_t, pci: *mut $crate::nvml::types::nvmlPciInfo_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetPciInfo_v3, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetPciInfo_v3(device: $crate::nvml::types::nvmlDevice_t, pci: *mut $crate::nvml::types::nvmlPciInfo_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetPcieLinkMaxSpeed, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetPcieLinkMaxSpeed(device: $crate::nvml::types::nvmlDevice_t, maxSpeed: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetPcieReplayCounter, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetPcieReplayCounter(device: $crate::nvml::types::nvmlDevice_t, value: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetPcieSpeed, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetPcieSpeed(device: $crate::nvml::types::nvmlDevice_t, pcieSpeed: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetPcieThroughput, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetPcieThroughput(device: $crate::nvml::types::nvmlDevice_t, counter: u32, value: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetPdi, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetPdi(device: $crate::nvml::types::nvmlDevice_t, pdi: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetPerformanceModes, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetPerformanceModes(device: $crate::nvml::types::nvmlDevice_t, perfModes: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetPerformanceState, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetPerformanceState(device: $crate::nvml::types::nvmlDevice_t, pState: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetPersistenceMode, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetPersistenceMode(device: $crate::nvml::types::nvmlDevice_t, mode: *mut $crate::nvml::types::nvmlEnableState_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetPgpuMetadataString, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetPgpuMetadataString(device: $crate::nvml::types::nvmlDevice_t, pgpuMetadata: *mut ::core::ffi::c_char, bufferSize: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetPlatformInfo, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetPlatformInfo(device: $crate::nvml::types::nvmlDevice_t, platformInfo: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetPowerManagementDefaultLimit, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetPowerManagementDefaultLimit(device: $crate::nvml::types::nvmlDevice_t, defaultLimit: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetPowerManagementLimit, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetPowerManagementLimit(device: $crate::nvml::types::nvmlDevice_t, limit: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetPowerManagementLimitConstraints, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetPowerManagementLimitConstraints(device: $crate::nvml::types::nvmlDevice_t, minLimit: *mut u32, maxLimit: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetPowerManagementMode, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetPowerManagementMode(device: $crate::nvml::types::nvmlDevice_t, mode: *mut $crate::nvml::types::nvmlEnableState_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetPowerMizerMode_v1, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetPowerMizerMode_v1(device: $crate::nvml::types::nvmlDevice_t, powerMizerMode: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetPowerSource, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetPowerSource(device: $crate::nvml::types::nvmlDevice_t, powerSource: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetPowerState, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetPowerState(device: $crate::nvml::types::nvmlDevice_t, pState: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetPowerUsage, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetPowerUsage(device: $crate::nvml::types::nvmlDevice_t, power: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetProcessUtilization, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetProcessUtilization(device: $crate::nvml::types::nvmlDevice_t, utilization: *mut $crate::nvml::types::nvmlProcessUtilizationSample_t, processSamplesCount: *mut u32, lastSeenTimeStamp: u64) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetProcessesUtilizationInfo, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetProcessesUtilizationInfo(device: $crate::nvml::types::nvmlDevice_t, procesesUtilInfo: *mut $crate::nvml::types::nvmlProcessesUtilizationInfo_v1_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetRemappedRows, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetRemappedRows(device: $crate::nvml::types::nvmlDevice_t, corrRows: *mut u32, uncRows: *mut u32, isPending: *mut u32, failureOccurred: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetRemappedRows_v2, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetRemappedRows_v2(device: $crate::nvml::types::nvmlDevice_t, info: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetRepairStatus, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetRepairStatus(device: $crate::nvml::types::nvmlDevice_t, repairStatus: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetRetiredPages, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetRetiredPages(device: $crate::nvml::types::nvmlDevice_t, cause: u32, pageCount: *mut u32, addresses: *mut u64) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetRetiredPagesPendingStatus, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetRetiredPagesPendingStatus(device: $crate::nvml::types::nvmlDevice_t, isPending: *mut $crate::nvml::types::nvmlEnableState_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetRetiredPages_v2, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetRetiredPages_v2(device: $crate::nvml::types::nvmlDevice_t, cause: u32, pageCount: *mut u32, addresses: *mut u64, timestamps: *mut u64) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetRowRemapperHistogram, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetRowRemapperHistogram(device: $crate::nvml::types::nvmlDevice_t, values: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetRunningProcessDetailList, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetRunningProcessDetailList(device: $crate::nvml::types::nvmlDevice_t, plist: *mut $crate::nvml::types::nvmlProcessDetailList_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetSamples, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetSamples(device: $crate::nvml::types::nvmlDevice_t, type_: u32, lastSeenTimeStamp: u64, sampleValType: *mut u32, sampleCount: *mut u32, samples: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetSerial, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetSerial(device: $crate::nvml::types::nvmlDevice_t, serial: *mut ::core::ffi::c_char, length: u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetSramEccErrorStatus, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetSramEccErrorStatus(device: $crate::nvml::types::nvmlDevice_t, status: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetSramUniqueUncorrectedEccErrorCounts, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetSramUniqueUncorrectedEccErrorCounts(device: $crate::nvml::types::nvmlDevice_t, errorCounts: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetSupportedClocksEventReasons, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetSupportedClocksEventReasons(device: $crate::nvml::types::nvmlDevice_t, supportedClocksEventReasons: *mut u64) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetSupportedClocksThrottleReasons, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetSupportedClocksThrottleReasons(device: $crate::nvml::types::nvmlDevice_t, supportedClocksThrottleReasons: *mut u64) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetSupportedEventTypes, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetSupportedEventTypes(device: $crate::nvml::types::nvmlDevice_t, eventTypes: *mut u64) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetSupportedGraphicsClocks, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetSupportedGraphicsClocks(device: $crate::nvml::types::nvmlDevice_t, memoryClockMHz: u32, count: *mut u32, clocksMHz: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetSupportedMemoryClocks, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetSupportedMemoryClocks(device: $crate::nvml::types::nvmlDevice_t, count: *mut u32, clocksMHz: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetSupportedPerformanceStates, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetSupportedPerformanceStates(device: $crate::nvml::types::nvmlDevice_t, pstates: *mut u32, size: u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetSupportedVgpus, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetSupportedVgpus(device: $crate::nvml::types::nvmlDevice_t, vgpuCount: *mut u32, vgpuTypeIds: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetTargetFanSpeed, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetTargetFanSpeed(device: $crate::nvml::types::nvmlDevice_t, fan: u32, targetSpeed: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetTemperature, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetTemperature(device: $crate::nvml::types::nvmlDevice_t, sensorType: u32, temp: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetTemperatureThreshold, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetTemperatureThreshold(device: $crate::nvml::types::nvmlDevice_t, thresholdType: u32, temp: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetTemperatureV, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetTemperatureV(device: $crate::nvml::types::nvmlDevice_t, temperature: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetThermalSettings, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetThermalSettings(device: $crate::nvml::types::nvmlDevice_t, sensorIndex: u32, pThermalSettings: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetTopologyCommonAncestor, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetTopologyCommonAncestor(device1: $crate::nvml::types::nvmlDevice_t, device2: $crate::nvml::types::nvmlDevice_t, pathInfo: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetTopologyNearestGpus, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetTopologyNearestGpus(device: $crate::nvml::types::nvmlDevice_t, level: u32, count: *mut u32, deviceArray: *mut $crate::nvml::types::nvmlDevice_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetTotalEccErrors, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetTotalEccErrors(device: $crate::nvml::types::nvmlDevice_t, errorType: u32, counterType: u32, eccCounts: *mut u64) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetTotalEnergyConsumption, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetTotalEnergyConsumption(device: $crate::nvml::types::nvmlDevice_t, energy: *mut u64) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetUUID, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetUUID(device: $crate::nvml::types::nvmlDevice_t, uuid: *mut ::core::ffi::c_char, length: u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetUnrepairableMemoryFlag_v1, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetUnrepairableMemoryFlag_v1(device: $crate::nvml::types::nvmlDevice_t, unrepairableMemoryStatus: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetUtilizationRates, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetUtilizationRates(device: $crate::nvml::types::nvmlDevice_t, utilization: *mut $crate::nvml::types::nvmlUtilization_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetVbiosVersion, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetVbiosVersion(device: $crate::nvml::types::nvmlDevice_t, version: *mut ::core::ffi::c_char, length: u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetVgpuCapabilities, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetVgpuCapabilities(device: $crate::nvml::types::nvmlDevice_t, capability: u32, capResult: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetVgpuHeterogeneousMode, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetVgpuHeterogeneousMode(device: $crate::nvml::types::nvmlDevice_t, pHeterogeneousMode: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetVgpuInstancesUtilizationInfo, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetVgpuInstancesUtilizationInfo(device: $crate::nvml::types::nvmlDevice_t, vgpuUtilInfo: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetVgpuMetadata, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetVgpuMetadata(device: $crate::nvml::types::nvmlDevice_t, pgpuMetadata: *mut ::core::ffi::c_void, bufferSize: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetVgpuProcessUtilization, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetVgpuProcessUtilization(device: $crate::nvml::types::nvmlDevice_t, lastSeenTimeStamp: u64, vgpuProcessSamplesCount: *mut u32, utilizationSamples: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetVgpuProcessesUtilizationInfo, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetVgpuProcessesUtilizationInfo(device: $crate::nvml::types::nvmlDevice_t, vgpuProcUtilInfo: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetVgpuSchedulerCapabilities, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetVgpuSchedulerCapabilities(device: $crate::nvml::types::nvmlDevice_t, pCapabilities: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetVgpuSchedulerLog, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetVgpuSchedulerLog(device: $crate::nvml::types::nvmlDevice_t, pSchedulerLog: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetVgpuSchedulerLog_v2, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetVgpuSchedulerLog_v2(device: $crate::nvml::types::nvmlDevice_t, pSchedulerLogInfo: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetVgpuSchedulerState, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetVgpuSchedulerState(device: $crate::nvml::types::nvmlDevice_t, pSchedulerState: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetVgpuSchedulerState_v2, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetVgpuSchedulerState_v2(device: $crate::nvml::types::nvmlDevice_t, pSchedulerStateInfo: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetVgpuTypeCreatablePlacements, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetVgpuTypeCreatablePlacements(device: $crate::nvml::types::nvmlDevice_t, vgpuTypeId: u32, pPlacementList: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetVgpuTypeSupportedPlacements, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetVgpuTypeSupportedPlacements(device: $crate::nvml::types::nvmlDevice_t, vgpuTypeId: u32, pPlacementList: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetVgpuUtilization, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetVgpuUtilization(device: $crate::nvml::types::nvmlDevice_t, lastSeenTimeStamp: u64, sampleValType: *mut u32, vgpuInstanceSamplesCount: *mut u32, utilizationSamples: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetViolationStatus, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetViolationStatus(device: $crate::nvml::types::nvmlDevice_t, perfPolicyType: u32, violTime: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceGetVirtualizationMode, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceGetVirtualizationMode(device: $crate::nvml::types::nvmlDevice_t, pVirtualMode: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceIsMigDeviceHandle, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceIsMigDeviceHandle(device: $crate::nvml::types::nvmlDevice_t, isMigDevice: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceLockNvlinkRemapTable_v1, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceLockNvlinkRemapTable_v1(device: $crate::nvml::types::nvmlDevice_t, remapTableLockInfo: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceModifyDrainState, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceModifyDrainState(pciInfo: *mut $crate::nvml::types::nvmlPciInfo_t, newState: $crate::nvml::types::nvmlEnableState_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceOnSameBoard, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceOnSameBoard(device1: $crate::nvml::types::nvmlDevice_t, device2: $crate::nvml::types::nvmlDevice_t, onSameBoard: *mut i32) -> $crate::result::NvmlResult } };
-    (nvmlDevicePerfMetricsGetSamples_v1, $c:path, $t:tt) => { $c! { $t fn nvmlDevicePerfMetricsGetSamples_v1(device: $crate::nvml::types::nvmlDevice_t, samples: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDevicePowerSmoothingActivatePresetProfile, $c:path, $t:tt) => { $c! { $t fn nvmlDevicePowerSmoothingActivatePresetProfile(device: $crate::nvml::types::nvmlDevice_t, profile: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDevicePowerSmoothingSetState, $c:path, $t:tt) => { $c! { $t fn nvmlDevicePowerSmoothingSetState(device: $crate::nvml::types::nvmlDevice_t, state: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDevicePowerSmoothingUpdatePresetProfileParam, $c:path, $t:tt) => { $c! { $t fn nvmlDevicePowerSmoothingUpdatePresetProfileParam(device: $crate::nvml::types::nvmlDevice_t, profile: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceQueryDrainState, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceQueryDrainState(pciInfo: *mut $crate::nvml::types::nvmlPciInfo_t, currentState: *mut $crate::nvml::types::nvmlEnableState_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceReadPRMCounters_v1, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceReadPRMCounters_v1(device: $crate::nvml::types::nvmlDevice_t, counterList: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceReadWritePRM_v1, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceReadWritePRM_v1(device: $crate::nvml::types::nvmlDevice_t, buffer: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceRegisterEvents, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceRegisterEvents(device: $crate::nvml::types::nvmlDevice_t, eventTypes: u64, set: $crate::nvml::types::nvmlEventSet_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceRemoveGpu, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceRemoveGpu(pciInfo: *mut $crate::nvml::types::nvmlPciInfo_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceRemoveGpu_v2, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceRemoveGpu_v2(pciInfo: *mut $crate::nvml::types::nvmlPciInfo_t, gpuState: u32, linkState: u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceResetApplicationsClocks, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceResetApplicationsClocks(device: $crate::nvml::types::nvmlDevice_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceResetGpuLockedClocks, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceResetGpuLockedClocks(device: $crate::nvml::types::nvmlDevice_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceResetMemoryLockedClocks, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceResetMemoryLockedClocks(device: $crate::nvml::types::nvmlDevice_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceResetNvLinkErrorCounters, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceResetNvLinkErrorCounters(device: $crate::nvml::types::nvmlDevice_t, link: u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceResetNvLinkUtilizationCounter, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceResetNvLinkUtilizationCounter(device: $crate::nvml::types::nvmlDevice_t, link: u32, counter: u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceSetAPIRestriction, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceSetAPIRestriction(device: $crate::nvml::types::nvmlDevice_t, apiType: u32, isRestricted: $crate::nvml::types::nvmlEnableState_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceSetAccountingMode, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceSetAccountingMode(device: $crate::nvml::types::nvmlDevice_t, mode: $crate::nvml::types::nvmlEnableState_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceSetAdaptiveTgpMode_v1, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceSetAdaptiveTgpMode_v1(device: $crate::nvml::types::nvmlDevice_t, mode: $crate::nvml::types::nvmlEnableState_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceSetApplicationsClocks, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceSetApplicationsClocks(device: $crate::nvml::types::nvmlDevice_t, memClockMHz: u32, graphicsClockMHz: u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceSetAutoBoostedClocksEnabled, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceSetAutoBoostedClocksEnabled(device: $crate::nvml::types::nvmlDevice_t, enabled: $crate::nvml::types::nvmlEnableState_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceSetClockOffsets, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceSetClockOffsets(device: $crate::nvml::types::nvmlDevice_t, info: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceSetComputeMode, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceSetComputeMode(device: $crate::nvml::types::nvmlDevice_t, mode: u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceSetConfComputeUnprotectedMemSize, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceSetConfComputeUnprotectedMemSize(device: $crate::nvml::types::nvmlDevice_t, sizeKiB: u64) -> $crate::result::NvmlResult } };
-    (nvmlDeviceSetCpuAffinity, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceSetCpuAffinity(device: $crate::nvml::types::nvmlDevice_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceSetDefaultAutoBoostedClocksEnabled, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceSetDefaultAutoBoostedClocksEnabled(device: $crate::nvml::types::nvmlDevice_t, enabled: $crate::nvml::types::nvmlEnableState_t, flags: u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceSetDefaultFanSpeed_v2, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceSetDefaultFanSpeed_v2(device: $crate::nvml::types::nvmlDevice_t, fan: u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceSetDramEncryptionMode, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceSetDramEncryptionMode(device: $crate::nvml::types::nvmlDevice_t, dramEncryption: *const ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceSetDriverModel, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceSetDriverModel(device: $crate::nvml::types::nvmlDevice_t, driverModel: u32, flags: u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceSetEccMode, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceSetEccMode(device: $crate::nvml::types::nvmlDevice_t, ecc: $crate::nvml::types::nvmlEnableState_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceSetFanControlPolicy, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceSetFanControlPolicy(device: $crate::nvml::types::nvmlDevice_t, fan: u32, policy: u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceSetFanSpeed_v2, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceSetFanSpeed_v2(device: $crate::nvml::types::nvmlDevice_t, fan: u32, speed: u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceSetGpcClkVfOffset, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceSetGpcClkVfOffset(device: $crate::nvml::types::nvmlDevice_t, offset: i32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceSetGpuLockedClocks, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceSetGpuLockedClocks(device: $crate::nvml::types::nvmlDevice_t, minGpuClockMHz: u32, maxGpuClockMHz: u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceSetGpuOperationMode, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceSetGpuOperationMode(device: $crate::nvml::types::nvmlDevice_t, mode: u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceSetHostname_v1, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceSetHostname_v1(device: $crate::nvml::types::nvmlDevice_t, hostname: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceSetMemClkVfOffset, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceSetMemClkVfOffset(device: $crate::nvml::types::nvmlDevice_t, offset: i32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceSetMemoryLimits_v1, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceSetMemoryLimits_v1(device: $crate::nvml::types::nvmlDevice_t, limits: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceSetMemoryLockedClocks, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceSetMemoryLockedClocks(device: $crate::nvml::types::nvmlDevice_t, minMemClockMHz: u32, maxMemClockMHz: u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceSetMigMode, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceSetMigMode(device: $crate::nvml::types::nvmlDevice_t, mode: u32, activationStatus: *mut $crate::result::NvmlResult) -> $crate::result::NvmlResult } };
-    (nvmlDeviceSetNvLinkDeviceLowPowerThreshold, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceSetNvLinkDeviceLowPowerThreshold(device: $crate::nvml::types::nvmlDevice_t, info: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceSetNvLinkUtilizationControl, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceSetNvLinkUtilizationControl(device: $crate::nvml::types::nvmlDevice_t, link: u32, counter: u32, control: *mut ::core::ffi::c_void, reset: u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceSetNvlinkBwMode, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceSetNvlinkBwMode(device: $crate::nvml::types::nvmlDevice_t, setBwMode: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceSetNvlinkBwModeAsync_v1, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceSetNvlinkBwModeAsync_v1(device: $crate::nvml::types::nvmlDevice_t, setBwModeAsync: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceSetNvlinkNvleReady_v1, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceSetNvlinkNvleReady_v1(device: $crate::nvml::types::nvmlDevice_t, setNvleReady: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceSetPersistenceMode, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceSetPersistenceMode(device: $crate::nvml::types::nvmlDevice_t, mode: $crate::nvml::types::nvmlEnableState_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceSetPowerManagementLimit, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceSetPowerManagementLimit(device: $crate::nvml::types::nvmlDevice_t, limit: u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceSetPowerManagementLimit_v2, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceSetPowerManagementLimit_v2(device: $crate::nvml::types::nvmlDevice_t, powerValue: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceSetPowerMizerMode_v1, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceSetPowerMizerMode_v1(device: $crate::nvml::types::nvmlDevice_t, powerMizerMode: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceSetRusdSettings_v1, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceSetRusdSettings_v1(device: $crate::nvml::types::nvmlDevice_t, settings: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceSetTemperatureThreshold, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceSetTemperatureThreshold(device: $crate::nvml::types::nvmlDevice_t, thresholdType: u32, temp: *mut i32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceSetVgpuCapabilities, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceSetVgpuCapabilities(device: $crate::nvml::types::nvmlDevice_t, capability: u32, state: $crate::nvml::types::nvmlEnableState_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceSetVgpuHeterogeneousMode, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceSetVgpuHeterogeneousMode(device: $crate::nvml::types::nvmlDevice_t, pHeterogeneousMode: *const ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceSetVgpuSchedulerState, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceSetVgpuSchedulerState(device: $crate::nvml::types::nvmlDevice_t, pSchedulerState: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceSetVgpuSchedulerState_v2, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceSetVgpuSchedulerState_v2(device: $crate::nvml::types::nvmlDevice_t, pSchedulerState: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceSetVirtualizationMode, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceSetVirtualizationMode(device: $crate::nvml::types::nvmlDevice_t, virtualMode: u32) -> $crate::result::NvmlResult } };
-    (nvmlDeviceSetupNvlinkNvleEncryptionKey_v1, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceSetupNvlinkNvleEncryptionKey_v1(device: $crate::nvml::types::nvmlDevice_t, encryptionKey: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceValidateInforom, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceValidateInforom(device: $crate::nvml::types::nvmlDevice_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceVgpuForceGspUnload, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceVgpuForceGspUnload(device: $crate::nvml::types::nvmlDevice_t) -> $crate::result::NvmlResult } };
-    (nvmlDeviceWorkloadPowerProfileClearRequestedProfiles, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceWorkloadPowerProfileClearRequestedProfiles(device: $crate::nvml::types::nvmlDevice_t, requestedProfiles: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceWorkloadPowerProfileGetCurrentProfiles, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceWorkloadPowerProfileGetCurrentProfiles(device: $crate::nvml::types::nvmlDevice_t, currentProfiles: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceWorkloadPowerProfileGetProfilesInfo, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceWorkloadPowerProfileGetProfilesInfo(device: $crate::nvml::types::nvmlDevice_t, profilesInfo: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceWorkloadPowerProfileSetRequestedProfiles, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceWorkloadPowerProfileSetRequestedProfiles(device: $crate::nvml::types::nvmlDevice_t, requestedProfiles: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlDeviceWorkloadPowerProfileUpdateProfiles_v1, $c:path, $t:tt) => { $c! { $t fn nvmlDeviceWorkloadPowerProfileUpdateProfiles_v1(device: $crate::nvml::types::nvmlDevice_t, updateProfiles: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlErrorString, $c:path, $t:tt) => { $c! { $t fn nvmlErrorString(result: $crate::result::NvmlResult) -> *const ::core::ffi::c_char } };
-    (nvmlEventSetCreate, $c:path, $t:tt) => { $c! { $t fn nvmlEventSetCreate(set: *mut $crate::nvml::types::nvmlEventSet_t) -> $crate::result::NvmlResult } };
-    (nvmlEventSetFree, $c:path, $t:tt) => { $c! { $t fn nvmlEventSetFree(set: $crate::nvml::types::nvmlEventSet_t) -> $crate::result::NvmlResult } };
-    (nvmlEventSetGetContextCount_v1, $c:path, $t:tt) => { $c! { $t fn nvmlEventSetGetContextCount_v1(set: $crate::nvml::types::nvmlEventSet_t, params: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlEventSetGetContextData_v1, $c:path, $t:tt) => { $c! { $t fn nvmlEventSetGetContextData_v1(set: $crate::nvml::types::nvmlEventSet_t, params: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlEventSetGetContextInfo_v1, $c:path, $t:tt) => { $c! { $t fn nvmlEventSetGetContextInfo_v1(set: $crate::nvml::types::nvmlEventSet_t, params: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlEventSetGetGpuOperationalEventContextLegacyXid_v1, $c:path, $t:tt) => { $c! { $t fn nvmlEventSetGetGpuOperationalEventContextLegacyXid_v1(set: $crate::nvml::types::nvmlEventSet_t, params: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlEventSetRegisterGpuOperationalEvents_v1, $c:path, $t:tt) => { $c! { $t fn nvmlEventSetRegisterGpuOperationalEvents_v1(eventSet: $crate::nvml::types::nvmlEventSet_t, config: *const ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlEventSetWait, $c:path, $t:tt) => { $c! { $t fn nvmlEventSetWait(set: $crate::nvml::types::nvmlEventSet_t, data: *mut ::core::ffi::c_void, timeoutms: u32) -> $crate::result::NvmlResult } };
-    (nvmlEventSetWait_v2, $c:path, $t:tt) => { $c! { $t fn nvmlEventSetWait_v2(set: $crate::nvml::types::nvmlEventSet_t, data: *mut ::core::ffi::c_void, timeoutms: u32) -> $crate::result::NvmlResult } };
-    (nvmlEventSetWait_v3, $c:path, $t:tt) => { $c! { $t fn nvmlEventSetWait_v3(set: $crate::nvml::types::nvmlEventSet_t, params: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlGetExcludedDeviceCount, $c:path, $t:tt) => { $c! { $t fn nvmlGetExcludedDeviceCount(deviceCount: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlGetExcludedDeviceInfoByIndex, $c:path, $t:tt) => { $c! { $t fn nvmlGetExcludedDeviceInfoByIndex(index: u32, info: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlGetVgpuCompatibility, $c:path, $t:tt) => { $c! { $t fn nvmlGetVgpuCompatibility(vgpuMetadata: *mut ::core::ffi::c_void, pgpuMetadata: *mut ::core::ffi::c_void, compatibilityInfo: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlGetVgpuDriverCapabilities, $c:path, $t:tt) => { $c! { $t fn nvmlGetVgpuDriverCapabilities(capability: u32, capResult: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlGetVgpuVersion, $c:path, $t:tt) => { $c! { $t fn nvmlGetVgpuVersion(supported: *mut ::core::ffi::c_void, current: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlGpmMetricsGet, $c:path, $t:tt) => { $c! { $t fn nvmlGpmMetricsGet(metricsGet: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlGpmMigSampleGet, $c:path, $t:tt) => { $c! { $t fn nvmlGpmMigSampleGet(device: $crate::nvml::types::nvmlDevice_t, gpuInstanceId: u32, gpmSample: $crate::nvml::types::nvmlGpmSample_t) -> $crate::result::NvmlResult } };
-    (nvmlGpmQueryDeviceSupport, $c:path, $t:tt) => { $c! { $t fn nvmlGpmQueryDeviceSupport(device: $crate::nvml::types::nvmlDevice_t, gpmSupport: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlGpmQueryIfStreamingEnabled, $c:path, $t:tt) => { $c! { $t fn nvmlGpmQueryIfStreamingEnabled(device: $crate::nvml::types::nvmlDevice_t, state: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlGpmSampleAlloc, $c:path, $t:tt) => { $c! { $t fn nvmlGpmSampleAlloc(gpmSample: *mut $crate::nvml::types::nvmlGpmSample_t) -> $crate::result::NvmlResult } };
-    (nvmlGpmSampleFree, $c:path, $t:tt) => { $c! { $t fn nvmlGpmSampleFree(gpmSample: $crate::nvml::types::nvmlGpmSample_t) -> $crate::result::NvmlResult } };
-    (nvmlGpmSampleGet, $c:path, $t:tt) => { $c! { $t fn nvmlGpmSampleGet(device: $crate::nvml::types::nvmlDevice_t, gpmSample: $crate::nvml::types::nvmlGpmSample_t) -> $crate::result::NvmlResult } };
-    (nvmlGpmSetStreamingEnabled, $c:path, $t:tt) => { $c! { $t fn nvmlGpmSetStreamingEnabled(device: $crate::nvml::types::nvmlDevice_t, state: u32) -> $crate::result::NvmlResult } };
-    (nvmlGpuInstanceCreateComputeInstance, $c:path, $t:tt) => { $c! { $t fn nvmlGpuInstanceCreateComputeInstance(gpuInstance: $crate::nvml::types::nvmlGpuInstance_t, profileId: u32, computeInstance: *mut $crate::nvml::types::nvmlComputeInstance_t) -> $crate::result::NvmlResult } };
-    (nvmlGpuInstanceCreateComputeInstanceWithPlacement, $c:path, $t:tt) => { $c! { $t fn nvmlGpuInstanceCreateComputeInstanceWithPlacement(gpuInstance: $crate::nvml::types::nvmlGpuInstance_t, profileId: u32, placement: *const ::core::ffi::c_void, computeInstance: *mut $crate::nvml::types::nvmlComputeInstance_t) -> $crate::result::NvmlResult } };
-    (nvmlGpuInstanceDestroy, $c:path, $t:tt) => { $c! { $t fn nvmlGpuInstanceDestroy(gpuInstance: $crate::nvml::types::nvmlGpuInstance_t) -> $crate::result::NvmlResult } };
-    (nvmlGpuInstanceGetActiveVgpus, $c:path, $t:tt) => { $c! { $t fn nvmlGpuInstanceGetActiveVgpus(gpuInstance: $crate::nvml::types::nvmlGpuInstance_t, pVgpuInstanceInfo: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlGpuInstanceGetComputeInstanceById, $c:path, $t:tt) => { $c! { $t fn nvmlGpuInstanceGetComputeInstanceById(gpuInstance: $crate::nvml::types::nvmlGpuInstance_t, id: u32, computeInstance: *mut $crate::nvml::types::nvmlComputeInstance_t) -> $crate::result::NvmlResult } };
-    (nvmlGpuInstanceGetComputeInstancePossiblePlacements, $c:path, $t:tt) => { $c! { $t fn nvmlGpuInstanceGetComputeInstancePossiblePlacements(gpuInstance: $crate::nvml::types::nvmlGpuInstance_t, profileId: u32, placements: *mut ::core::ffi::c_void, count: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlGpuInstanceGetComputeInstanceProfileInfo, $c:path, $t:tt) => { $c! { $t fn nvmlGpuInstanceGetComputeInstanceProfileInfo(gpuInstance: $crate::nvml::types::nvmlGpuInstance_t, profile: u32, engProfile: u32, info: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlGpuInstanceGetComputeInstanceProfileInfoV, $c:path, $t:tt) => { $c! { $t fn nvmlGpuInstanceGetComputeInstanceProfileInfoV(gpuInstance: $crate::nvml::types::nvmlGpuInstance_t, profile: u32, engProfile: u32, info: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlGpuInstanceGetComputeInstanceRemainingCapacity, $c:path, $t:tt) => { $c! { $t fn nvmlGpuInstanceGetComputeInstanceRemainingCapacity(gpuInstance: $crate::nvml::types::nvmlGpuInstance_t, profileId: u32, count: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlGpuInstanceGetComputeInstances, $c:path, $t:tt) => { $c! { $t fn nvmlGpuInstanceGetComputeInstances(gpuInstance: $crate::nvml::types::nvmlGpuInstance_t, profileId: u32, computeInstances: *mut $crate::nvml::types::nvmlComputeInstance_t, count: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlGpuInstanceGetCreatableVgpus, $c:path, $t:tt) => { $c! { $t fn nvmlGpuInstanceGetCreatableVgpus(gpuInstance: $crate::nvml::types::nvmlGpuInstance_t, pVgpus: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlGpuInstanceGetInfo, $c:path, $t:tt) => { $c! { $t fn nvmlGpuInstanceGetInfo(gpuInstance: $crate::nvml::types::nvmlGpuInstance_t, info: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlGpuInstanceGetVgpuHeterogeneousMode, $c:path, $t:tt) => { $c! { $t fn nvmlGpuInstanceGetVgpuHeterogeneousMode(gpuInstance: $crate::nvml::types::nvmlGpuInstance_t, pHeterogeneousMode: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlGpuInstanceGetVgpuSchedulerLog, $c:path, $t:tt) => { $c! { $t fn nvmlGpuInstanceGetVgpuSchedulerLog(gpuInstance: $crate::nvml::types::nvmlGpuInstance_t, pSchedulerLogInfo: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlGpuInstanceGetVgpuSchedulerLog_v2, $c:path, $t:tt) => { $c! { $t fn nvmlGpuInstanceGetVgpuSchedulerLog_v2(gpuInstance: $crate::nvml::types::nvmlGpuInstance_t, pSchedulerLogInfo: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlGpuInstanceGetVgpuSchedulerState, $c:path, $t:tt) => { $c! { $t fn nvmlGpuInstanceGetVgpuSchedulerState(gpuInstance: $crate::nvml::types::nvmlGpuInstance_t, pSchedulerStateInfo: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlGpuInstanceGetVgpuSchedulerState_v2, $c:path, $t:tt) => { $c! { $t fn nvmlGpuInstanceGetVgpuSchedulerState_v2(gpuInstance: $crate::nvml::types::nvmlGpuInstance_t, pSchedulerStateInfo: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlGpuInstanceGetVgpuTypeCreatablePlacements, $c:path, $t:tt) => { $c! { $t fn nvmlGpuInstanceGetVgpuTypeCreatablePlacements(gpuInstance: $crate::nvml::types::nvmlGpuInstance_t, pCreatablePlacementInfo: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlGpuInstanceSetVgpuHeterogeneousMode, $c:path, $t:tt) => { $c! { $t fn nvmlGpuInstanceSetVgpuHeterogeneousMode(gpuInstance: $crate::nvml::types::nvmlGpuInstance_t, pHeterogeneousMode: *const ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlGpuInstanceSetVgpuSchedulerState, $c:path, $t:tt) => { $c! { $t fn nvmlGpuInstanceSetVgpuSchedulerState(gpuInstance: $crate::nvml::types::nvmlGpuInstance_t, pScheduler: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlGpuInstanceSetVgpuSchedulerState_v2, $c:path, $t:tt) => { $c! { $t fn nvmlGpuInstanceSetVgpuSchedulerState_v2(gpuInstance: $crate::nvml::types::nvmlGpuInstance_t, pSchedulerState: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlInit, $c:path, $t:tt) => { $c! { $t fn nvmlInit() -> $crate::result::NvmlResult } };
-    (nvmlInitWithFlags, $c:path, $t:tt) => { $c! { $t fn nvmlInitWithFlags(flags: u32) -> $crate::result::NvmlResult } };
-    (nvmlInit_v2, $c:path, $t:tt) => { $c! { $t fn nvmlInit_v2() -> $crate::result::NvmlResult } };
-    (nvmlSetVgpuVersion, $c:path, $t:tt) => { $c! { $t fn nvmlSetVgpuVersion(vgpuVersion: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlShutdown, $c:path, $t:tt) => { $c! { $t fn nvmlShutdown() -> $crate::result::NvmlResult } };
-    (nvmlSystemEventSetCreate, $c:path, $t:tt) => { $c! { $t fn nvmlSystemEventSetCreate(request: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlSystemEventSetFree, $c:path, $t:tt) => { $c! { $t fn nvmlSystemEventSetFree(request: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlSystemEventSetWait, $c:path, $t:tt) => { $c! { $t fn nvmlSystemEventSetWait(request: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlSystemGetCPER_v1, $c:path, $t:tt) => { $c! { $t fn nvmlSystemGetCPER_v1(cper: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlSystemGetConfComputeCapabilities, $c:path, $t:tt) => { $c! { $t fn nvmlSystemGetConfComputeCapabilities(capabilities: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlSystemGetConfComputeGpusReadyState, $c:path, $t:tt) => { $c! { $t fn nvmlSystemGetConfComputeGpusReadyState(isAcceptingWork: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlSystemGetConfComputeKeyRotationThresholdInfo, $c:path, $t:tt) => { $c! { $t fn nvmlSystemGetConfComputeKeyRotationThresholdInfo(pKeyRotationThrInfo: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlSystemGetConfComputeSettings, $c:path, $t:tt) => { $c! { $t fn nvmlSystemGetConfComputeSettings(settings: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlSystemGetConfComputeSettings_v2, $c:path, $t:tt) => { $c! { $t fn nvmlSystemGetConfComputeSettings_v2(settings: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlSystemGetConfComputeState, $c:path, $t:tt) => { $c! { $t fn nvmlSystemGetConfComputeState(state: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlSystemGetCudaDriverVersion, $c:path, $t:tt) => { $c! { $t fn nvmlSystemGetCudaDriverVersion(cudaDriverVersion: *mut i32) -> $crate::result::NvmlResult } };
-    (nvmlSystemGetCudaDriverVersion_v2, $c:path, $t:tt) => { $c! { $t fn nvmlSystemGetCudaDriverVersion_v2(cudaDriverVersion: *mut i32) -> $crate::result::NvmlResult } };
-    (nvmlSystemGetDriverBranch, $c:path, $t:tt) => { $c! { $t fn nvmlSystemGetDriverBranch(branchInfo: *mut ::core::ffi::c_void, length: u32) -> $crate::result::NvmlResult } };
-    (nvmlSystemGetDriverVersion, $c:path, $t:tt) => { $c! { $t fn nvmlSystemGetDriverVersion(version: *mut ::core::ffi::c_char, length: u32) -> $crate::result::NvmlResult } };
-    (nvmlSystemGetHicVersion, $c:path, $t:tt) => { $c! { $t fn nvmlSystemGetHicVersion(hwbcCount: *mut u32, hwbcEntries: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlSystemGetNVMLVersion, $c:path, $t:tt) => { $c! { $t fn nvmlSystemGetNVMLVersion(version: *mut ::core::ffi::c_char, length: u32) -> $crate::result::NvmlResult } };
-    (nvmlSystemGetNvlinkBwMode, $c:path, $t:tt) => { $c! { $t fn nvmlSystemGetNvlinkBwMode(nvlinkBwMode: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlSystemGetProcessName, $c:path, $t:tt) => { $c! { $t fn nvmlSystemGetProcessName(pid: u32, name: *mut ::core::ffi::c_char, length: u32) -> $crate::result::NvmlResult } };
-    (nvmlSystemGetTopologyGpuSet, $c:path, $t:tt) => { $c! { $t fn nvmlSystemGetTopologyGpuSet(cpuNumber: u32, count: *mut u32, deviceArray: *mut $crate::nvml::types::nvmlDevice_t) -> $crate::result::NvmlResult } };
-    (nvmlSystemRegisterEvents, $c:path, $t:tt) => { $c! { $t fn nvmlSystemRegisterEvents(request: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlSystemSetConfComputeGpusReadyState, $c:path, $t:tt) => { $c! { $t fn nvmlSystemSetConfComputeGpusReadyState(isAcceptingWork: u32) -> $crate::result::NvmlResult } };
-    (nvmlSystemSetConfComputeKeyRotationThresholdInfo, $c:path, $t:tt) => { $c! { $t fn nvmlSystemSetConfComputeKeyRotationThresholdInfo(pKeyRotationThrInfo: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlSystemSetNvlinkBwMode, $c:path, $t:tt) => { $c! { $t fn nvmlSystemSetNvlinkBwMode(nvlinkBwMode: u32) -> $crate::result::NvmlResult } };
-    (nvmlUnitGetCount, $c:path, $t:tt) => { $c! { $t fn nvmlUnitGetCount(unitCount: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlUnitGetDevices, $c:path, $t:tt) => { $c! { $t fn nvmlUnitGetDevices(unit: $crate::nvml::types::nvmlUnit_t, deviceCount: *mut u32, devices: *mut $crate::nvml::types::nvmlDevice_t) -> $crate::result::NvmlResult } };
-    (nvmlUnitGetFanSpeedInfo, $c:path, $t:tt) => { $c! { $t fn nvmlUnitGetFanSpeedInfo(unit: $crate::nvml::types::nvmlUnit_t, fanSpeeds: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlUnitGetHandleByIndex, $c:path, $t:tt) => { $c! { $t fn nvmlUnitGetHandleByIndex(index: u32, unit: *mut $crate::nvml::types::nvmlUnit_t) -> $crate::result::NvmlResult } };
-    (nvmlUnitGetLedState, $c:path, $t:tt) => { $c! { $t fn nvmlUnitGetLedState(unit: $crate::nvml::types::nvmlUnit_t, state: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlUnitGetPsuInfo, $c:path, $t:tt) => { $c! { $t fn nvmlUnitGetPsuInfo(unit: $crate::nvml::types::nvmlUnit_t, psu: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlUnitGetTemperature, $c:path, $t:tt) => { $c! { $t fn nvmlUnitGetTemperature(unit: $crate::nvml::types::nvmlUnit_t, type_: u32, temp: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlUnitGetUnitInfo, $c:path, $t:tt) => { $c! { $t fn nvmlUnitGetUnitInfo(unit: $crate::nvml::types::nvmlUnit_t, info: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlUnitSetLedState, $c:path, $t:tt) => { $c! { $t fn nvmlUnitSetLedState(unit: $crate::nvml::types::nvmlUnit_t, color: u32) -> $crate::result::NvmlResult } };
-    (nvmlVgpuInstanceClearAccountingPids, $c:path, $t:tt) => { $c! { $t fn nvmlVgpuInstanceClearAccountingPids(vgpuInstance: u32) -> $crate::result::NvmlResult } };
-    (nvmlVgpuInstanceGetAccountingMode, $c:path, $t:tt) => { $c! { $t fn nvmlVgpuInstanceGetAccountingMode(vgpuInstance: u32, mode: *mut $crate::nvml::types::nvmlEnableState_t) -> $crate::result::NvmlResult } };
-    (nvmlVgpuInstanceGetAccountingPids, $c:path, $t:tt) => { $c! { $t fn nvmlVgpuInstanceGetAccountingPids(vgpuInstance: u32, count: *mut u32, pids: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlVgpuInstanceGetAccountingStats, $c:path, $t:tt) => { $c! { $t fn nvmlVgpuInstanceGetAccountingStats(vgpuInstance: u32, pid: u32, stats: *mut $crate::nvml::types::nvmlAccountingStats_t) -> $crate::result::NvmlResult } };
-    (nvmlVgpuInstanceGetEccMode, $c:path, $t:tt) => { $c! { $t fn nvmlVgpuInstanceGetEccMode(vgpuInstance: u32, eccMode: *mut $crate::nvml::types::nvmlEnableState_t) -> $crate::result::NvmlResult } };
-    (nvmlVgpuInstanceGetEncoderCapacity, $c:path, $t:tt) => { $c! { $t fn nvmlVgpuInstanceGetEncoderCapacity(vgpuInstance: u32, encoderCapacity: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlVgpuInstanceGetEncoderSessions, $c:path, $t:tt) => { $c! { $t fn nvmlVgpuInstanceGetEncoderSessions(vgpuInstance: u32, sessionCount: *mut u32, sessionInfo: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlVgpuInstanceGetEncoderStats, $c:path, $t:tt) => { $c! { $t fn nvmlVgpuInstanceGetEncoderStats(vgpuInstance: u32, sessionCount: *mut u32, averageFps: *mut u32, averageLatency: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlVgpuInstanceGetFBCSessions, $c:path, $t:tt) => { $c! { $t fn nvmlVgpuInstanceGetFBCSessions(vgpuInstance: u32, sessionCount: *mut u32, sessionInfo: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlVgpuInstanceGetFBCStats, $c:path, $t:tt) => { $c! { $t fn nvmlVgpuInstanceGetFBCStats(vgpuInstance: u32, fbcStats: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlVgpuInstanceGetFbUsage, $c:path, $t:tt) => { $c! { $t fn nvmlVgpuInstanceGetFbUsage(vgpuInstance: u32, fbUsage: *mut u64) -> $crate::result::NvmlResult } };
-    (nvmlVgpuInstanceGetFrameRateLimit, $c:path, $t:tt) => { $c! { $t fn nvmlVgpuInstanceGetFrameRateLimit(vgpuInstance: u32, frameRateLimit: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlVgpuInstanceGetGpuInstanceId, $c:path, $t:tt) => { $c! { $t fn nvmlVgpuInstanceGetGpuInstanceId(vgpuInstance: u32, gpuInstanceId: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlVgpuInstanceGetGpuPciId, $c:path, $t:tt) => { $c! { $t fn nvmlVgpuInstanceGetGpuPciId(vgpuInstance: u32, vgpuPciId: *mut ::core::ffi::c_char, length: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlVgpuInstanceGetLicenseInfo, $c:path, $t:tt) => { $c! { $t fn nvmlVgpuInstanceGetLicenseInfo(vgpuInstance: u32, licenseInfo: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlVgpuInstanceGetLicenseInfo_v2, $c:path, $t:tt) => { $c! { $t fn nvmlVgpuInstanceGetLicenseInfo_v2(vgpuInstance: u32, licenseInfo: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlVgpuInstanceGetLicenseStatus, $c:path, $t:tt) => { $c! { $t fn nvmlVgpuInstanceGetLicenseStatus(vgpuInstance: u32, licensed: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlVgpuInstanceGetMdevUUID, $c:path, $t:tt) => { $c! { $t fn nvmlVgpuInstanceGetMdevUUID(vgpuInstance: u32, mdevUuid: *mut ::core::ffi::c_char, size: u32) -> $crate::result::NvmlResult } };
-    (nvmlVgpuInstanceGetMetadata, $c:path, $t:tt) => { $c! { $t fn nvmlVgpuInstanceGetMetadata(vgpuInstance: u32, vgpuMetadata: *mut ::core::ffi::c_void, bufferSize: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlVgpuInstanceGetPlacementId, $c:path, $t:tt) => { $c! { $t fn nvmlVgpuInstanceGetPlacementId(vgpuInstance: u32, pPlacement: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlVgpuInstanceGetRuntimeStateSize, $c:path, $t:tt) => { $c! { $t fn nvmlVgpuInstanceGetRuntimeStateSize(vgpuInstance: u32, pState: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlVgpuInstanceGetType, $c:path, $t:tt) => { $c! { $t fn nvmlVgpuInstanceGetType(vgpuInstance: u32, vgpuTypeId: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlVgpuInstanceGetUUID, $c:path, $t:tt) => { $c! { $t fn nvmlVgpuInstanceGetUUID(vgpuInstance: u32, uuid: *mut ::core::ffi::c_char, size: u32) -> $crate::result::NvmlResult } };
-    (nvmlVgpuInstanceGetVmDriverVersion, $c:path, $t:tt) => { $c! { $t fn nvmlVgpuInstanceGetVmDriverVersion(vgpuInstance: u32, version: *mut ::core::ffi::c_char, length: u32) -> $crate::result::NvmlResult } };
-    (nvmlVgpuInstanceGetVmID, $c:path, $t:tt) => { $c! { $t fn nvmlVgpuInstanceGetVmID(vgpuInstance: u32, vmId: *mut ::core::ffi::c_char, size: u32, vmIdType: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlVgpuInstanceSetEncoderCapacity, $c:path, $t:tt) => { $c! { $t fn nvmlVgpuInstanceSetEncoderCapacity(vgpuInstance: u32, encoderCapacity: u32) -> $crate::result::NvmlResult } };
-    (nvmlVgpuTypeGetBAR1Info, $c:path, $t:tt) => { $c! { $t fn nvmlVgpuTypeGetBAR1Info(vgpuTypeId: u32, bar1Info: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlVgpuTypeGetCapabilities, $c:path, $t:tt) => { $c! { $t fn nvmlVgpuTypeGetCapabilities(vgpuTypeId: u32, capability: u32, capResult: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlVgpuTypeGetClass, $c:path, $t:tt) => { $c! { $t fn nvmlVgpuTypeGetClass(vgpuTypeId: u32, vgpuTypeClass: *mut ::core::ffi::c_char, size: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlVgpuTypeGetDeviceID, $c:path, $t:tt) => { $c! { $t fn nvmlVgpuTypeGetDeviceID(vgpuTypeId: u32, deviceID: *mut u64, subsystemID: *mut u64) -> $crate::result::NvmlResult } };
-    (nvmlVgpuTypeGetFbReservation, $c:path, $t:tt) => { $c! { $t fn nvmlVgpuTypeGetFbReservation(vgpuTypeId: u32, fbReservation: *mut u64) -> $crate::result::NvmlResult } };
-    (nvmlVgpuTypeGetFrameRateLimit, $c:path, $t:tt) => { $c! { $t fn nvmlVgpuTypeGetFrameRateLimit(vgpuTypeId: u32, frameRateLimit: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlVgpuTypeGetFramebufferSize, $c:path, $t:tt) => { $c! { $t fn nvmlVgpuTypeGetFramebufferSize(vgpuTypeId: u32, fbSize: *mut u64) -> $crate::result::NvmlResult } };
-    (nvmlVgpuTypeGetGpuInstanceProfileId, $c:path, $t:tt) => { $c! { $t fn nvmlVgpuTypeGetGpuInstanceProfileId(vgpuTypeId: u32, gpuInstanceProfileId: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlVgpuTypeGetGspHeapSize, $c:path, $t:tt) => { $c! { $t fn nvmlVgpuTypeGetGspHeapSize(vgpuTypeId: u32, gspHeapSize: *mut u64) -> $crate::result::NvmlResult } };
-    (nvmlVgpuTypeGetLicense, $c:path, $t:tt) => { $c! { $t fn nvmlVgpuTypeGetLicense(vgpuTypeId: u32, vgpuTypeLicenseString: *mut ::core::ffi::c_char, size: u32) -> $crate::result::NvmlResult } };
-    (nvmlVgpuTypeGetMaxInstances, $c:path, $t:tt) => { $c! { $t fn nvmlVgpuTypeGetMaxInstances(device: $crate::nvml::types::nvmlDevice_t, vgpuTypeId: u32, vgpuInstanceCount: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlVgpuTypeGetMaxInstancesPerGpuInstance, $c:path, $t:tt) => { $c! { $t fn nvmlVgpuTypeGetMaxInstancesPerGpuInstance(pMaxInstance: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlVgpuTypeGetMaxInstancesPerVm, $c:path, $t:tt) => { $c! { $t fn nvmlVgpuTypeGetMaxInstancesPerVm(vgpuTypeId: u32, vgpuInstanceCountPerVm: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlVgpuTypeGetName, $c:path, $t:tt) => { $c! { $t fn nvmlVgpuTypeGetName(vgpuTypeId: u32, vgpuTypeName: *mut ::core::ffi::c_char, size: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlVgpuTypeGetNumDisplayHeads, $c:path, $t:tt) => { $c! { $t fn nvmlVgpuTypeGetNumDisplayHeads(vgpuTypeId: u32, numDisplayHeads: *mut u32) -> $crate::result::NvmlResult } };
-    (nvmlVgpuTypeGetResolution, $c:path, $t:tt) => { $c! { $t fn nvmlVgpuTypeGetResolution(vgpuTypeId: u32, displayIndex: u32, xdim: *mut u32, ydim: *mut u32) -> $crate::result::NvmlResult } };
-    ($name:ident, $c:path, $t:tt) => {
+    (nvmlComputeInstanceDestroy, $c:ident, $t:tt) => { $c! { $t fn nvmlComputeInstanceDestroy(computeInstance: $crate::nvml::types::nvmlComputeInstance_t) -> $crate::result::NvmlResult } };
+    (nvmlComputeInstanceGetInfo, $c:ident, $t:tt) => { $c! { $t fn nvmlComputeInstanceGetInfo(computeInstance: $crate::nvml::types::nvmlComputeInstance_t, info: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlComputeInstanceGetInfo_v2, $c:ident, $t:tt) => { $c! { $t fn nvmlComputeInstanceGetInfo_v2(computeInstance: $crate::nvml::types::nvmlComputeInstance_t, info: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceClearAccountingPids, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceClearAccountingPids(device: $crate::nvml::types::nvmlDevice_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceClearCpuAffinity, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceClearCpuAffinity(device: $crate::nvml::types::nvmlDevice_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceClearEccErrorCounts, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceClearEccErrorCounts(device: $crate::nvml::types::nvmlDevice_t, counterType: u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceClearFieldValues, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceClearFieldValues(device: $crate::nvml::types::nvmlDevice_t, valuesCount: i32, values: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceCreateGpuInstance, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceCreateGpuInstance(device: $crate::nvml::types::nvmlDevice_t, profileId: u32, gpuInstance: *mut $crate::nvml::types::nvmlGpuInstance_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceCreateGpuInstanceWithPlacement, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceCreateGpuInstanceWithPlacement(device: $crate::nvml::types::nvmlDevice_t, profileId: u32, placement: *const ::core::ffi::c_void, gpuInstance: *mut $crate::nvml::types::nvmlGpuInstance_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceDiscoverGpus, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceDiscoverGpus(pciInfo: *mut $crate::nvml::types::nvmlPciInfo_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceFreezeNvLinkUtilizationCounter, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceFreezeNvLinkUtilizationCounter(device: $crate::nvml::types::nvmlDevice_t, link: u32, counter: u32, freeze: $crate::nvml::types::nvmlEnableState_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetAPIRestriction, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetAPIRestriction(device: $crate::nvml::types::nvmlDevice_t, apiType: u32, isRestricted: *mut $crate::nvml::types::nvmlEnableState_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetAccountingBufferSize, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetAccountingBufferSize(device: $crate::nvml::types::nvmlDevice_t, bufferSize: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetAccountingMode, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetAccountingMode(device: $crate::nvml::types::nvmlDevice_t, mode: *mut $crate::nvml::types::nvmlEnableState_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetAccountingPids, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetAccountingPids(device: $crate::nvml::types::nvmlDevice_t, count: *mut u32, pids: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetAccountingStats, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetAccountingStats(device: $crate::nvml::types::nvmlDevice_t, pid: u32, stats: *mut $crate::nvml::types::nvmlAccountingStats_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetAccountingStats_v2, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetAccountingStats_v2(device: $crate::nvml::types::nvmlDevice_t, stats: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetActiveVgpus, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetActiveVgpus(device: $crate::nvml::types::nvmlDevice_t, vgpuCount: *mut u32, vgpuInstances: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetAdaptiveClockInfoStatus, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetAdaptiveClockInfoStatus(device: $crate::nvml::types::nvmlDevice_t, adaptiveClockStatus: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetAdaptiveTgpModeInfo_v1, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetAdaptiveTgpModeInfo_v1(device: $crate::nvml::types::nvmlDevice_t, info: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetAddressingMode, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetAddressingMode(device: $crate::nvml::types::nvmlDevice_t, mode: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetApplicationsClock, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetApplicationsClock(device: $crate::nvml::types::nvmlDevice_t, clockType: u32, clockMHz: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetArchitecture, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetArchitecture(device: $crate::nvml::types::nvmlDevice_t, arch: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetAttributes, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetAttributes(device: $crate::nvml::types::nvmlDevice_t, attributes: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetAttributes_v2, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetAttributes_v2(device: $crate::nvml::types::nvmlDevice_t, attributes: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetAutoBoostedClocksEnabled, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetAutoBoostedClocksEnabled(device: $crate::nvml::types::nvmlDevice_t, isEnabled: *mut $crate::nvml::types::nvmlEnableState_t, defaultIsEnabled: *mut $crate::nvml::types::nvmlEnableState_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetBAR1MemoryInfo, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetBAR1MemoryInfo(device: $crate::nvml::types::nvmlDevice_t, bar1Memory: *mut $crate::nvml::types::nvmlBAR1Memory_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetBBXTimeData_v1, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetBBXTimeData_v1(device: $crate::nvml::types::nvmlDevice_t, timeData: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetBankRemapperStatus_v1, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetBankRemapperStatus_v1(device: $crate::nvml::types::nvmlDevice_t, pBankRemapperStatus: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetBoardId, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetBoardId(device: $crate::nvml::types::nvmlDevice_t, boardId: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetBoardPartNumber, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetBoardPartNumber(device: $crate::nvml::types::nvmlDevice_t, partNumber: *mut ::core::ffi::c_char, length: u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetBrand, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetBrand(device: $crate::nvml::types::nvmlDevice_t, type_: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetBridgeChipInfo, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetBridgeChipInfo(device: $crate::nvml::types::nvmlDevice_t, bridgeHierarchy: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetBusType, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetBusType(device: $crate::nvml::types::nvmlDevice_t, type_: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetC2cModeInfoV, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetC2cModeInfoV(device: $crate::nvml::types::nvmlDevice_t, c2cModeInfo: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetCapabilities, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetCapabilities(device: $crate::nvml::types::nvmlDevice_t, caps: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetClkMonStatus, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetClkMonStatus(device: $crate::nvml::types::nvmlDevice_t, status: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetClock, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetClock(device: $crate::nvml::types::nvmlDevice_t, clockType: u32, clockId: u32, clockMHz: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetClockInfo, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetClockInfo(device: $crate::nvml::types::nvmlDevice_t, type_: u32, clock: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetClockOffsets, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetClockOffsets(device: $crate::nvml::types::nvmlDevice_t, info: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetComputeInstanceId, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetComputeInstanceId(device: $crate::nvml::types::nvmlDevice_t, id: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetComputeMode, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetComputeMode(device: $crate::nvml::types::nvmlDevice_t, mode: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetComputeRunningProcesses, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetComputeRunningProcesses(device: $crate::nvml::types::nvmlDevice_t, infoCount: *mut u32, infos: *mut $crate::nvml::types::nvmlProcessInfo_v1_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetComputeRunningProcesses_v2, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetComputeRunningProcesses_v2(device: $crate::nvml::types::nvmlDevice_t, infoCount: *mut u32, infos: *mut $crate::nvml::types::nvmlProcessInfo_v2_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetComputeRunningProcesses_v3, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetComputeRunningProcesses_v3(device: $crate::nvml::types::nvmlDevice_t, infoCount: *mut u32, infos: *mut $crate::nvml::types::nvmlProcessInfo_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetConfComputeGpuAttestationReport, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetConfComputeGpuAttestationReport(device: $crate::nvml::types::nvmlDevice_t, gpuAtstReport: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetConfComputeGpuCertificate, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetConfComputeGpuCertificate(device: $crate::nvml::types::nvmlDevice_t, gpuCert: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetConfComputeMemSizeInfo, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetConfComputeMemSizeInfo(device: $crate::nvml::types::nvmlDevice_t, memInfo: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetConfComputeProtectedMemoryUsage, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetConfComputeProtectedMemoryUsage(device: $crate::nvml::types::nvmlDevice_t, memory: *mut $crate::nvml::types::nvmlMemory_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetCoolerInfo, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetCoolerInfo(device: $crate::nvml::types::nvmlDevice_t, coolerInfo: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetCount, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetCount(deviceCount: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetCount_v2, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetCount_v2(deviceCount: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetCpuAffinity, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetCpuAffinity(device: $crate::nvml::types::nvmlDevice_t, cpuSetSize: u32, cpuSet: *mut ::core::ffi::c_ulong) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetCpuAffinityWithinScope, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetCpuAffinityWithinScope(device: $crate::nvml::types::nvmlDevice_t, cpuSetSize: u32, cpuSet: *mut ::core::ffi::c_ulong, scope: u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetCreatableVgpus, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetCreatableVgpus(device: $crate::nvml::types::nvmlDevice_t, vgpuCount: *mut u32, vgpuTypeIds: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetCudaComputeCapability, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetCudaComputeCapability(device: $crate::nvml::types::nvmlDevice_t, major: *mut i32, minor: *mut i32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetCurrPcieLinkGeneration, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetCurrPcieLinkGeneration(device: $crate::nvml::types::nvmlDevice_t, currLinkGen: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetCurrPcieLinkWidth, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetCurrPcieLinkWidth(device: $crate::nvml::types::nvmlDevice_t, currLinkWidth: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetCurrentClockFreqs, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetCurrentClockFreqs(device: $crate::nvml::types::nvmlDevice_t, currentClockFreqs: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetCurrentClocksEventReasons, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetCurrentClocksEventReasons(device: $crate::nvml::types::nvmlDevice_t, clocksEventReasons: *mut u64) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetCurrentClocksThrottleReasons, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetCurrentClocksThrottleReasons(device: $crate::nvml::types::nvmlDevice_t, clocksThrottleReasons: *mut u64) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetDecoderUtilization, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetDecoderUtilization(device: $crate::nvml::types::nvmlDevice_t, utilization: *mut u32, samplingPeriodUs: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetDefaultApplicationsClock, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetDefaultApplicationsClock(device: $crate::nvml::types::nvmlDevice_t, clockType: u32, clockMHz: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetDefaultEccMode, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetDefaultEccMode(device: $crate::nvml::types::nvmlDevice_t, defaultMode: *mut $crate::nvml::types::nvmlEnableState_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetDetailedEccErrors, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetDetailedEccErrors(device: $crate::nvml::types::nvmlDevice_t, errorType: u32, counterType: u32, eccCounts: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetDeviceHandleFromMigDeviceHandle, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetDeviceHandleFromMigDeviceHandle(migDevice: $crate::nvml::types::nvmlDevice_t, device: *mut $crate::nvml::types::nvmlDevice_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetDisplayActive, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetDisplayActive(device: $crate::nvml::types::nvmlDevice_t, isActive: *mut $crate::nvml::types::nvmlEnableState_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetDisplayMode, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetDisplayMode(device: $crate::nvml::types::nvmlDevice_t, display: *mut $crate::nvml::types::nvmlEnableState_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetDramEncryptionMode, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetDramEncryptionMode(device: $crate::nvml::types::nvmlDevice_t, current: *mut ::core::ffi::c_void, pending: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetDriverModel, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetDriverModel(device: $crate::nvml::types::nvmlDevice_t, current: *mut u32, pending: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetDriverModel_v2, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetDriverModel_v2(device: $crate::nvml::types::nvmlDevice_t, current: *mut u32, pending: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetDynamicPstatesInfo, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetDynamicPstatesInfo(device: $crate::nvml::types::nvmlDevice_t, pDynamicPstatesInfo: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetEccMode, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetEccMode(device: $crate::nvml::types::nvmlDevice_t, current: *mut $crate::nvml::types::nvmlEnableState_t, pending: *mut $crate::nvml::types::nvmlEnableState_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetEncoderCapacity, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetEncoderCapacity(device: $crate::nvml::types::nvmlDevice_t, encoderQueryType: u32, encoderCapacity: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetEncoderSessions, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetEncoderSessions(device: $crate::nvml::types::nvmlDevice_t, sessionCount: *mut u32, sessionInfos: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetEncoderStats, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetEncoderStats(device: $crate::nvml::types::nvmlDevice_t, sessionCount: *mut u32, averageFps: *mut u32, averageLatency: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetEncoderUtilization, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetEncoderUtilization(device: $crate::nvml::types::nvmlDevice_t, utilization: *mut u32, samplingPeriodUs: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetEnforcedPowerLimit, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetEnforcedPowerLimit(device: $crate::nvml::types::nvmlDevice_t, limit: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetFBCSessions, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetFBCSessions(device: $crate::nvml::types::nvmlDevice_t, sessionCount: *mut u32, sessionInfo: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetFBCStats, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetFBCStats(device: $crate::nvml::types::nvmlDevice_t, fbcStats: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetFanControlPolicy_v2, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetFanControlPolicy_v2(device: $crate::nvml::types::nvmlDevice_t, fan: u32, policy: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetFanSpeed, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetFanSpeed(device: $crate::nvml::types::nvmlDevice_t, speed: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetFanSpeedRPM, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetFanSpeedRPM(device: $crate::nvml::types::nvmlDevice_t, fanSpeed: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetFanSpeed_v2, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetFanSpeed_v2(device: $crate::nvml::types::nvmlDevice_t, fan: u32, speed: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetFieldValues, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetFieldValues(device: $crate::nvml::types::nvmlDevice_t, valuesCount: i32, values: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetGpcClkMinMaxVfOffset, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetGpcClkMinMaxVfOffset(device: $crate::nvml::types::nvmlDevice_t, minOffset: *mut i32, maxOffset: *mut i32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetGpcClkVfOffset, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetGpcClkVfOffset(device: $crate::nvml::types::nvmlDevice_t, offset: *mut i32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetGpuFabricInfo, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetGpuFabricInfo(device: $crate::nvml::types::nvmlDevice_t, gpuFabricInfo: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetGpuFabricInfoV, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetGpuFabricInfoV(device: $crate::nvml::types::nvmlDevice_t, gpuFabricInfo: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetGpuFabricInfo_v4, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetGpuFabricInfo_v4(device: $crate::nvml::types::nvmlDevice_t, gpuFabricInfo: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetGpuInstanceById, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetGpuInstanceById(device: $crate::nvml::types::nvmlDevice_t, id: u32, gpuInstance: *mut $crate::nvml::types::nvmlGpuInstance_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetGpuInstanceId, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetGpuInstanceId(device: $crate::nvml::types::nvmlDevice_t, id: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetGpuInstancePossiblePlacements, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetGpuInstancePossiblePlacements(device: $crate::nvml::types::nvmlDevice_t, profileId: u32, placements: *mut ::core::ffi::c_void, count: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetGpuInstancePossiblePlacements_v2, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetGpuInstancePossiblePlacements_v2(device: $crate::nvml::types::nvmlDevice_t, profileId: u32, placements: *mut ::core::ffi::c_void, count: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetGpuInstanceProfileInfo, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetGpuInstanceProfileInfo(device: $crate::nvml::types::nvmlDevice_t, profile: u32, info: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetGpuInstanceProfileInfoByIdV, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetGpuInstanceProfileInfoByIdV(device: $crate::nvml::types::nvmlDevice_t, profileId: u32, info: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetGpuInstanceProfileInfoV, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetGpuInstanceProfileInfoV(device: $crate::nvml::types::nvmlDevice_t, profile: u32, info: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetGpuInstanceRemainingCapacity, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetGpuInstanceRemainingCapacity(device: $crate::nvml::types::nvmlDevice_t, profileId: u32, count: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetGpuInstances, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetGpuInstances(device: $crate::nvml::types::nvmlDevice_t, profileId: u32, gpuInstances: *mut $crate::nvml::types::nvmlGpuInstance_t, count: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetGpuMaxPcieLinkGeneration, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetGpuMaxPcieLinkGeneration(device: $crate::nvml::types::nvmlDevice_t, maxLinkGenDevice: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetGpuOperationMode, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetGpuOperationMode(device: $crate::nvml::types::nvmlDevice_t, current: *mut u32, pending: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetGpuUptime_v1, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetGpuUptime_v1(device: $crate::nvml::types::nvmlDevice_t, uptime: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetGraphicsRunningProcesses, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetGraphicsRunningProcesses(device: $crate::nvml::types::nvmlDevice_t, infoCount: *mut u32, infos: *mut $crate::nvml::types::nvmlProcessInfo_v1_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetGraphicsRunningProcesses_v2, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetGraphicsRunningProcesses_v2(device: $crate::nvml::types::nvmlDevice_t, infoCount: *mut u32, infos: *mut $crate::nvml::types::nvmlProcessInfo_v2_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetGraphicsRunningProcesses_v3, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetGraphicsRunningProcesses_v3(device: $crate::nvml::types::nvmlDevice_t, infoCount: *mut u32, infos: *mut $crate::nvml::types::nvmlProcessInfo_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetGridLicensableFeatures, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetGridLicensableFeatures(device: $crate::nvml::types::nvmlDevice_t, pGridLicensableFeatures: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetGridLicensableFeatures_v2, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetGridLicensableFeatures_v2(device: $crate::nvml::types::nvmlDevice_t, pGridLicensableFeatures: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetGridLicensableFeatures_v3, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetGridLicensableFeatures_v3(device: $crate::nvml::types::nvmlDevice_t, pGridLicensableFeatures: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetGridLicensableFeatures_v4, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetGridLicensableFeatures_v4(device: $crate::nvml::types::nvmlDevice_t, pGridLicensableFeatures: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetGspFirmwareMode, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetGspFirmwareMode(device: $crate::nvml::types::nvmlDevice_t, isEnabled: *mut u32, defaultMode: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetGspFirmwareVersion, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetGspFirmwareVersion(device: $crate::nvml::types::nvmlDevice_t, version: *mut ::core::ffi::c_char) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetHandleByIndex, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetHandleByIndex(index: u32, device: *mut $crate::nvml::types::nvmlDevice_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetHandleByIndex_v2, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetHandleByIndex_v2(index: u32, device: *mut $crate::nvml::types::nvmlDevice_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetHandleByPciBusId, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetHandleByPciBusId(pciBusId: *const ::core::ffi::c_char, device: *mut $crate::nvml::types::nvmlDevice_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetHandleByPciBusId_v2, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetHandleByPciBusId_v2(pciBusId: *const ::core::ffi::c_char, device: *mut $crate::nvml::types::nvmlDevice_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetHandleBySerial, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetHandleBySerial(serial: *const ::core::ffi::c_char, device: *mut $crate::nvml::types::nvmlDevice_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetHandleByUUID, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetHandleByUUID(uuid: *const ::core::ffi::c_char, device: *mut $crate::nvml::types::nvmlDevice_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetHandleByUUIDV, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetHandleByUUIDV(uuid: *const ::core::ffi::c_void, device: *mut $crate::nvml::types::nvmlDevice_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetHostVgpuMode, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetHostVgpuMode(device: $crate::nvml::types::nvmlDevice_t, pHostVgpuMode: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetHostname_v1, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetHostname_v1(device: $crate::nvml::types::nvmlDevice_t, hostname: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetIndex, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetIndex(device: $crate::nvml::types::nvmlDevice_t, index: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetInforomConfigurationChecksum, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetInforomConfigurationChecksum(device: $crate::nvml::types::nvmlDevice_t, checksum: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetInforomImageVersion, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetInforomImageVersion(device: $crate::nvml::types::nvmlDevice_t, version: *mut ::core::ffi::c_char, length: u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetInforomVersion, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetInforomVersion(device: $crate::nvml::types::nvmlDevice_t, object: u32, version: *mut ::core::ffi::c_char, length: u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetIrqNum, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetIrqNum(device: $crate::nvml::types::nvmlDevice_t, irqNum: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetJpgUtilization, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetJpgUtilization(device: $crate::nvml::types::nvmlDevice_t, utilization: *mut u32, samplingPeriodUs: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetLastBBXFlushTime, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetLastBBXFlushTime(device: $crate::nvml::types::nvmlDevice_t, timestamp: *mut u64, durationUs: *mut ::core::ffi::c_ulong) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetMPSComputeRunningProcesses, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetMPSComputeRunningProcesses(device: $crate::nvml::types::nvmlDevice_t, infoCount: *mut u32, infos: *mut $crate::nvml::types::nvmlProcessInfo_v1_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetMPSComputeRunningProcesses_v2, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetMPSComputeRunningProcesses_v2(device: $crate::nvml::types::nvmlDevice_t, infoCount: *mut u32, infos: *mut $crate::nvml::types::nvmlProcessInfo_v2_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetMPSComputeRunningProcesses_v3, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetMPSComputeRunningProcesses_v3(device: $crate::nvml::types::nvmlDevice_t, infoCount: *mut u32, infos: *mut $crate::nvml::types::nvmlProcessInfo_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetMarginTemperature, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetMarginTemperature(device: $crate::nvml::types::nvmlDevice_t, marginTempInfo: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetMaxClockInfo, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetMaxClockInfo(device: $crate::nvml::types::nvmlDevice_t, type_: u32, clock: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetMaxCustomerBoostClock, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetMaxCustomerBoostClock(device: $crate::nvml::types::nvmlDevice_t, clockType: u32, clockMHz: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetMaxMigDeviceCount, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetMaxMigDeviceCount(device: $crate::nvml::types::nvmlDevice_t, count: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetMaxPcieLinkGeneration, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetMaxPcieLinkGeneration(device: $crate::nvml::types::nvmlDevice_t, maxLinkGen: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetMaxPcieLinkWidth, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetMaxPcieLinkWidth(device: $crate::nvml::types::nvmlDevice_t, maxLinkWidth: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetMemClkMinMaxVfOffset, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetMemClkMinMaxVfOffset(device: $crate::nvml::types::nvmlDevice_t, minOffset: *mut i32, maxOffset: *mut i32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetMemClkVfOffset, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetMemClkVfOffset(device: $crate::nvml::types::nvmlDevice_t, offset: *mut i32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetMemoryAffinity, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetMemoryAffinity(device: $crate::nvml::types::nvmlDevice_t, nodeSetSize: u32, nodeSet: *mut ::core::ffi::c_ulong, scope: u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetMemoryBusWidth, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetMemoryBusWidth(device: $crate::nvml::types::nvmlDevice_t, busWidth: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetMemoryErrorCounter, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetMemoryErrorCounter(device: $crate::nvml::types::nvmlDevice_t, errorType: u32, counterType: u32, locationType: u32, count: *mut u64) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetMemoryInfo, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetMemoryInfo(device: $crate::nvml::types::nvmlDevice_t, memory: *mut $crate::nvml::types::nvmlMemory_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetMemoryInfo_v2, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetMemoryInfo_v2(device: $crate::nvml::types::nvmlDevice_t, memory: *mut $crate::nvml::types::nvmlMemory_v2_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetMemoryLimits_v1, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetMemoryLimits_v1(device: $crate::nvml::types::nvmlDevice_t, limits: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetMigDeviceHandleByIndex, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetMigDeviceHandleByIndex(device: $crate::nvml::types::nvmlDevice_t, index: u32, migDevice: *mut $crate::nvml::types::nvmlDevice_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetMigMode, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetMigMode(device: $crate::nvml::types::nvmlDevice_t, currentMode: *mut u32, pendingMode: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetMinMaxClockOfPState, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetMinMaxClockOfPState(device: $crate::nvml::types::nvmlDevice_t, type_: u32, pstate: u32, minClockMHz: *mut u32, maxClockMHz: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetMinMaxFanSpeed, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetMinMaxFanSpeed(device: $crate::nvml::types::nvmlDevice_t, minSpeed: *mut u32, maxSpeed: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetMinorNumber, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetMinorNumber(device: $crate::nvml::types::nvmlDevice_t, minorNumber: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetModuleId, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetModuleId(device: $crate::nvml::types::nvmlDevice_t, moduleId: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetMultiGpuBoard, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetMultiGpuBoard(device: $crate::nvml::types::nvmlDevice_t, multiGpuBool: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetName, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetName(device: $crate::nvml::types::nvmlDevice_t, name: *mut ::core::ffi::c_char, length: u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetNumFans, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetNumFans(device: $crate::nvml::types::nvmlDevice_t, numFans: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetNumGpuCores, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetNumGpuCores(device: $crate::nvml::types::nvmlDevice_t, numCores: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetNumaNodeId, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetNumaNodeId(device: $crate::nvml::types::nvmlDevice_t, node: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetNvLinkCapability, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetNvLinkCapability(device: $crate::nvml::types::nvmlDevice_t, link: u32, capability: u32, capResult: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetNvLinkErrorCounter, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetNvLinkErrorCounter(device: $crate::nvml::types::nvmlDevice_t, link: u32, counter: u32, counterValue: *mut u64) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetNvLinkInfo, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetNvLinkInfo(device: $crate::nvml::types::nvmlDevice_t, info: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetNvLinkInfo_v3, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetNvLinkInfo_v3(device: $crate::nvml::types::nvmlDevice_t, info: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetNvLinkRemoteDeviceType, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetNvLinkRemoteDeviceType(device: $crate::nvml::types::nvmlDevice_t, link: u32, pNvLinkDeviceType: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetNvLinkRemotePciInfo, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetNvLinkRemotePciInfo(device: $crate::nvml::types::nvmlDevice_t, link: u32, pci: *mut $crate::nvml::types::nvmlPciInfo_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetNvLinkRemotePciInfo_v2, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetNvLinkRemotePciInfo_v2(device: $crate::nvml::types::nvmlDevice_t, link: u32, pci: *mut $crate::nvml::types::nvmlPciInfo_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetNvLinkState, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetNvLinkState(device: $crate::nvml::types::nvmlDevice_t, link: u32, isActive: *mut $crate::nvml::types::nvmlEnableState_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetNvLinkTelemetrySamples_v1, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetNvLinkTelemetrySamples_v1(device: $crate::nvml::types::nvmlDevice_t, samples: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetNvLinkUtilizationControl, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetNvLinkUtilizationControl(device: $crate::nvml::types::nvmlDevice_t, link: u32, counter: u32, control: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetNvLinkUtilizationCounter, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetNvLinkUtilizationCounter(device: $crate::nvml::types::nvmlDevice_t, link: u32, counter: u32, rxcounter: *mut u64, txcounter: *mut u64) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetNvLinkVersion, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetNvLinkVersion(device: $crate::nvml::types::nvmlDevice_t, link: u32, version: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetNvlinkBwMode, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetNvlinkBwMode(device: $crate::nvml::types::nvmlDevice_t, getBwMode: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetNvlinkNvlePrivateInfo_v1, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetNvlinkNvlePrivateInfo_v1(device: $crate::nvml::types::nvmlDevice_t, privateInfo: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetNvlinkRemapTableInfo_v1, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetNvlinkRemapTableInfo_v1(device: $crate::nvml::types::nvmlDevice_t, remapTableInfo: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetNvlinkSupportedBwModes, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetNvlinkSupportedBwModes(device: $crate::nvml::types::nvmlDevice_t, supportedBwMode: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetOfaUtilization, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetOfaUtilization(device: $crate::nvml::types::nvmlDevice_t, utilization: *mut u32, samplingPeriodUs: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetP2PStatus, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetP2PStatus(device1: $crate::nvml::types::nvmlDevice_t, device2: $crate::nvml::types::nvmlDevice_t, p2pIndex: u32, p2pStatus: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetPciInfo, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetPciInfo(device: $crate::nvml::types::nvmlDevice_t, pci: *mut $crate::nvml::types::nvmlPciInfo_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetPciInfoExt, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetPciInfoExt(device: $crate::nvml::types::nvmlDevice_t, pci: *mut $crate::nvml::types::nvmlPciInfoExt_v1_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetPciInfo_v2, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetPciInfo_v2(device: $crate::nvml::types::nvmlDevice_t, pci: *mut $crate::nvml::types::nvmlPciInfo_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetPciInfo_v3, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetPciInfo_v3(device: $crate::nvml::types::nvmlDevice_t, pci: *mut $crate::nvml::types::nvmlPciInfo_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetPcieLinkMaxSpeed, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetPcieLinkMaxSpeed(device: $crate::nvml::types::nvmlDevice_t, maxSpeed: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetPcieReplayCounter, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetPcieReplayCounter(device: $crate::nvml::types::nvmlDevice_t, value: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetPcieSpeed, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetPcieSpeed(device: $crate::nvml::types::nvmlDevice_t, pcieSpeed: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetPcieThroughput, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetPcieThroughput(device: $crate::nvml::types::nvmlDevice_t, counter: u32, value: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetPdi, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetPdi(device: $crate::nvml::types::nvmlDevice_t, pdi: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetPerformanceModes, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetPerformanceModes(device: $crate::nvml::types::nvmlDevice_t, perfModes: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetPerformanceState, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetPerformanceState(device: $crate::nvml::types::nvmlDevice_t, pState: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetPersistenceMode, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetPersistenceMode(device: $crate::nvml::types::nvmlDevice_t, mode: *mut $crate::nvml::types::nvmlEnableState_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetPgpuMetadataString, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetPgpuMetadataString(device: $crate::nvml::types::nvmlDevice_t, pgpuMetadata: *mut ::core::ffi::c_char, bufferSize: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetPlatformInfo, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetPlatformInfo(device: $crate::nvml::types::nvmlDevice_t, platformInfo: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetPowerManagementDefaultLimit, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetPowerManagementDefaultLimit(device: $crate::nvml::types::nvmlDevice_t, defaultLimit: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetPowerManagementLimit, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetPowerManagementLimit(device: $crate::nvml::types::nvmlDevice_t, limit: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetPowerManagementLimitConstraints, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetPowerManagementLimitConstraints(device: $crate::nvml::types::nvmlDevice_t, minLimit: *mut u32, maxLimit: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetPowerManagementMode, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetPowerManagementMode(device: $crate::nvml::types::nvmlDevice_t, mode: *mut $crate::nvml::types::nvmlEnableState_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetPowerMizerMode_v1, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetPowerMizerMode_v1(device: $crate::nvml::types::nvmlDevice_t, powerMizerMode: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetPowerSource, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetPowerSource(device: $crate::nvml::types::nvmlDevice_t, powerSource: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetPowerState, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetPowerState(device: $crate::nvml::types::nvmlDevice_t, pState: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetPowerUsage, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetPowerUsage(device: $crate::nvml::types::nvmlDevice_t, power: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetProcessUtilization, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetProcessUtilization(device: $crate::nvml::types::nvmlDevice_t, utilization: *mut $crate::nvml::types::nvmlProcessUtilizationSample_t, processSamplesCount: *mut u32, lastSeenTimeStamp: u64) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetProcessesUtilizationInfo, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetProcessesUtilizationInfo(device: $crate::nvml::types::nvmlDevice_t, procesesUtilInfo: *mut $crate::nvml::types::nvmlProcessesUtilizationInfo_v1_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetRemappedRows, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetRemappedRows(device: $crate::nvml::types::nvmlDevice_t, corrRows: *mut u32, uncRows: *mut u32, isPending: *mut u32, failureOccurred: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetRemappedRows_v2, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetRemappedRows_v2(device: $crate::nvml::types::nvmlDevice_t, info: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetRepairStatus, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetRepairStatus(device: $crate::nvml::types::nvmlDevice_t, repairStatus: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetRetiredPages, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetRetiredPages(device: $crate::nvml::types::nvmlDevice_t, cause: u32, pageCount: *mut u32, addresses: *mut u64) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetRetiredPagesPendingStatus, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetRetiredPagesPendingStatus(device: $crate::nvml::types::nvmlDevice_t, isPending: *mut $crate::nvml::types::nvmlEnableState_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetRetiredPages_v2, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetRetiredPages_v2(device: $crate::nvml::types::nvmlDevice_t, cause: u32, pageCount: *mut u32, addresses: *mut u64, timestamps: *mut u64) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetRowRemapperHistogram, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetRowRemapperHistogram(device: $crate::nvml::types::nvmlDevice_t, values: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetRunningProcessDetailList, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetRunningProcessDetailList(device: $crate::nvml::types::nvmlDevice_t, plist: *mut $crate::nvml::types::nvmlProcessDetailList_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetSamples, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetSamples(device: $crate::nvml::types::nvmlDevice_t, type_: u32, lastSeenTimeStamp: u64, sampleValType: *mut u32, sampleCount: *mut u32, samples: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetSerial, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetSerial(device: $crate::nvml::types::nvmlDevice_t, serial: *mut ::core::ffi::c_char, length: u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetSramEccErrorStatus, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetSramEccErrorStatus(device: $crate::nvml::types::nvmlDevice_t, status: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetSramUniqueUncorrectedEccErrorCounts, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetSramUniqueUncorrectedEccErrorCounts(device: $crate::nvml::types::nvmlDevice_t, errorCounts: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetSupportedClocksEventReasons, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetSupportedClocksEventReasons(device: $crate::nvml::types::nvmlDevice_t, supportedClocksEventReasons: *mut u64) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetSupportedClocksThrottleReasons, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetSupportedClocksThrottleReasons(device: $crate::nvml::types::nvmlDevice_t, supportedClocksThrottleReasons: *mut u64) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetSupportedEventTypes, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetSupportedEventTypes(device: $crate::nvml::types::nvmlDevice_t, eventTypes: *mut u64) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetSupportedGraphicsClocks, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetSupportedGraphicsClocks(device: $crate::nvml::types::nvmlDevice_t, memoryClockMHz: u32, count: *mut u32, clocksMHz: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetSupportedMemoryClocks, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetSupportedMemoryClocks(device: $crate::nvml::types::nvmlDevice_t, count: *mut u32, clocksMHz: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetSupportedPerformanceStates, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetSupportedPerformanceStates(device: $crate::nvml::types::nvmlDevice_t, pstates: *mut u32, size: u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetSupportedVgpus, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetSupportedVgpus(device: $crate::nvml::types::nvmlDevice_t, vgpuCount: *mut u32, vgpuTypeIds: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetTargetFanSpeed, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetTargetFanSpeed(device: $crate::nvml::types::nvmlDevice_t, fan: u32, targetSpeed: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetTemperature, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetTemperature(device: $crate::nvml::types::nvmlDevice_t, sensorType: u32, temp: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetTemperatureThreshold, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetTemperatureThreshold(device: $crate::nvml::types::nvmlDevice_t, thresholdType: u32, temp: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetTemperatureV, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetTemperatureV(device: $crate::nvml::types::nvmlDevice_t, temperature: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetThermalSettings, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetThermalSettings(device: $crate::nvml::types::nvmlDevice_t, sensorIndex: u32, pThermalSettings: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetTopologyCommonAncestor, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetTopologyCommonAncestor(device1: $crate::nvml::types::nvmlDevice_t, device2: $crate::nvml::types::nvmlDevice_t, pathInfo: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetTopologyNearestGpus, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetTopologyNearestGpus(device: $crate::nvml::types::nvmlDevice_t, level: u32, count: *mut u32, deviceArray: *mut $crate::nvml::types::nvmlDevice_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetTotalEccErrors, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetTotalEccErrors(device: $crate::nvml::types::nvmlDevice_t, errorType: u32, counterType: u32, eccCounts: *mut u64) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetTotalEnergyConsumption, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetTotalEnergyConsumption(device: $crate::nvml::types::nvmlDevice_t, energy: *mut u64) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetUUID, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetUUID(device: $crate::nvml::types::nvmlDevice_t, uuid: *mut ::core::ffi::c_char, length: u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetUnrepairableMemoryFlag_v1, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetUnrepairableMemoryFlag_v1(device: $crate::nvml::types::nvmlDevice_t, unrepairableMemoryStatus: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetUtilizationRates, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetUtilizationRates(device: $crate::nvml::types::nvmlDevice_t, utilization: *mut $crate::nvml::types::nvmlUtilization_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetVbiosVersion, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetVbiosVersion(device: $crate::nvml::types::nvmlDevice_t, version: *mut ::core::ffi::c_char, length: u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetVgpuCapabilities, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetVgpuCapabilities(device: $crate::nvml::types::nvmlDevice_t, capability: u32, capResult: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetVgpuHeterogeneousMode, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetVgpuHeterogeneousMode(device: $crate::nvml::types::nvmlDevice_t, pHeterogeneousMode: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetVgpuInstancesUtilizationInfo, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetVgpuInstancesUtilizationInfo(device: $crate::nvml::types::nvmlDevice_t, vgpuUtilInfo: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetVgpuMetadata, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetVgpuMetadata(device: $crate::nvml::types::nvmlDevice_t, pgpuMetadata: *mut ::core::ffi::c_void, bufferSize: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetVgpuProcessUtilization, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetVgpuProcessUtilization(device: $crate::nvml::types::nvmlDevice_t, lastSeenTimeStamp: u64, vgpuProcessSamplesCount: *mut u32, utilizationSamples: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetVgpuProcessesUtilizationInfo, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetVgpuProcessesUtilizationInfo(device: $crate::nvml::types::nvmlDevice_t, vgpuProcUtilInfo: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetVgpuSchedulerCapabilities, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetVgpuSchedulerCapabilities(device: $crate::nvml::types::nvmlDevice_t, pCapabilities: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetVgpuSchedulerLog, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetVgpuSchedulerLog(device: $crate::nvml::types::nvmlDevice_t, pSchedulerLog: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetVgpuSchedulerLog_v2, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetVgpuSchedulerLog_v2(device: $crate::nvml::types::nvmlDevice_t, pSchedulerLogInfo: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetVgpuSchedulerState, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetVgpuSchedulerState(device: $crate::nvml::types::nvmlDevice_t, pSchedulerState: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetVgpuSchedulerState_v2, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetVgpuSchedulerState_v2(device: $crate::nvml::types::nvmlDevice_t, pSchedulerStateInfo: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetVgpuTypeCreatablePlacements, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetVgpuTypeCreatablePlacements(device: $crate::nvml::types::nvmlDevice_t, vgpuTypeId: u32, pPlacementList: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetVgpuTypeSupportedPlacements, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetVgpuTypeSupportedPlacements(device: $crate::nvml::types::nvmlDevice_t, vgpuTypeId: u32, pPlacementList: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetVgpuUtilization, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetVgpuUtilization(device: $crate::nvml::types::nvmlDevice_t, lastSeenTimeStamp: u64, sampleValType: *mut u32, vgpuInstanceSamplesCount: *mut u32, utilizationSamples: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetViolationStatus, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetViolationStatus(device: $crate::nvml::types::nvmlDevice_t, perfPolicyType: u32, violTime: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceGetVirtualizationMode, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceGetVirtualizationMode(device: $crate::nvml::types::nvmlDevice_t, pVirtualMode: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceIsMigDeviceHandle, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceIsMigDeviceHandle(device: $crate::nvml::types::nvmlDevice_t, isMigDevice: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceLockNvlinkRemapTable_v1, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceLockNvlinkRemapTable_v1(device: $crate::nvml::types::nvmlDevice_t, remapTableLockInfo: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceModifyDrainState, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceModifyDrainState(pciInfo: *mut $crate::nvml::types::nvmlPciInfo_t, newState: $crate::nvml::types::nvmlEnableState_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceOnSameBoard, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceOnSameBoard(device1: $crate::nvml::types::nvmlDevice_t, device2: $crate::nvml::types::nvmlDevice_t, onSameBoard: *mut i32) -> $crate::result::NvmlResult } };
+    (nvmlDevicePerfMetricsGetSamples_v1, $c:ident, $t:tt) => { $c! { $t fn nvmlDevicePerfMetricsGetSamples_v1(device: $crate::nvml::types::nvmlDevice_t, samples: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDevicePowerSmoothingActivatePresetProfile, $c:ident, $t:tt) => { $c! { $t fn nvmlDevicePowerSmoothingActivatePresetProfile(device: $crate::nvml::types::nvmlDevice_t, profile: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDevicePowerSmoothingSetState, $c:ident, $t:tt) => { $c! { $t fn nvmlDevicePowerSmoothingSetState(device: $crate::nvml::types::nvmlDevice_t, state: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDevicePowerSmoothingUpdatePresetProfileParam, $c:ident, $t:tt) => { $c! { $t fn nvmlDevicePowerSmoothingUpdatePresetProfileParam(device: $crate::nvml::types::nvmlDevice_t, profile: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceQueryDrainState, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceQueryDrainState(pciInfo: *mut $crate::nvml::types::nvmlPciInfo_t, currentState: *mut $crate::nvml::types::nvmlEnableState_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceReadPRMCounters_v1, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceReadPRMCounters_v1(device: $crate::nvml::types::nvmlDevice_t, counterList: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceReadWritePRM_v1, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceReadWritePRM_v1(device: $crate::nvml::types::nvmlDevice_t, buffer: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceRegisterEvents, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceRegisterEvents(device: $crate::nvml::types::nvmlDevice_t, eventTypes: u64, set: $crate::nvml::types::nvmlEventSet_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceRemoveGpu, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceRemoveGpu(pciInfo: *mut $crate::nvml::types::nvmlPciInfo_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceRemoveGpu_v2, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceRemoveGpu_v2(pciInfo: *mut $crate::nvml::types::nvmlPciInfo_t, gpuState: u32, linkState: u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceResetApplicationsClocks, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceResetApplicationsClocks(device: $crate::nvml::types::nvmlDevice_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceResetGpuLockedClocks, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceResetGpuLockedClocks(device: $crate::nvml::types::nvmlDevice_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceResetMemoryLockedClocks, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceResetMemoryLockedClocks(device: $crate::nvml::types::nvmlDevice_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceResetNvLinkErrorCounters, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceResetNvLinkErrorCounters(device: $crate::nvml::types::nvmlDevice_t, link: u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceResetNvLinkUtilizationCounter, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceResetNvLinkUtilizationCounter(device: $crate::nvml::types::nvmlDevice_t, link: u32, counter: u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceSetAPIRestriction, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceSetAPIRestriction(device: $crate::nvml::types::nvmlDevice_t, apiType: u32, isRestricted: $crate::nvml::types::nvmlEnableState_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceSetAccountingMode, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceSetAccountingMode(device: $crate::nvml::types::nvmlDevice_t, mode: $crate::nvml::types::nvmlEnableState_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceSetAdaptiveTgpMode_v1, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceSetAdaptiveTgpMode_v1(device: $crate::nvml::types::nvmlDevice_t, mode: $crate::nvml::types::nvmlEnableState_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceSetApplicationsClocks, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceSetApplicationsClocks(device: $crate::nvml::types::nvmlDevice_t, memClockMHz: u32, graphicsClockMHz: u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceSetAutoBoostedClocksEnabled, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceSetAutoBoostedClocksEnabled(device: $crate::nvml::types::nvmlDevice_t, enabled: $crate::nvml::types::nvmlEnableState_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceSetClockOffsets, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceSetClockOffsets(device: $crate::nvml::types::nvmlDevice_t, info: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceSetComputeMode, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceSetComputeMode(device: $crate::nvml::types::nvmlDevice_t, mode: u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceSetConfComputeUnprotectedMemSize, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceSetConfComputeUnprotectedMemSize(device: $crate::nvml::types::nvmlDevice_t, sizeKiB: u64) -> $crate::result::NvmlResult } };
+    (nvmlDeviceSetCpuAffinity, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceSetCpuAffinity(device: $crate::nvml::types::nvmlDevice_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceSetDefaultAutoBoostedClocksEnabled, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceSetDefaultAutoBoostedClocksEnabled(device: $crate::nvml::types::nvmlDevice_t, enabled: $crate::nvml::types::nvmlEnableState_t, flags: u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceSetDefaultFanSpeed_v2, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceSetDefaultFanSpeed_v2(device: $crate::nvml::types::nvmlDevice_t, fan: u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceSetDramEncryptionMode, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceSetDramEncryptionMode(device: $crate::nvml::types::nvmlDevice_t, dramEncryption: *const ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceSetDriverModel, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceSetDriverModel(device: $crate::nvml::types::nvmlDevice_t, driverModel: u32, flags: u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceSetEccMode, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceSetEccMode(device: $crate::nvml::types::nvmlDevice_t, ecc: $crate::nvml::types::nvmlEnableState_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceSetFanControlPolicy, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceSetFanControlPolicy(device: $crate::nvml::types::nvmlDevice_t, fan: u32, policy: u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceSetFanSpeed_v2, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceSetFanSpeed_v2(device: $crate::nvml::types::nvmlDevice_t, fan: u32, speed: u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceSetGpcClkVfOffset, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceSetGpcClkVfOffset(device: $crate::nvml::types::nvmlDevice_t, offset: i32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceSetGpuLockedClocks, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceSetGpuLockedClocks(device: $crate::nvml::types::nvmlDevice_t, minGpuClockMHz: u32, maxGpuClockMHz: u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceSetGpuOperationMode, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceSetGpuOperationMode(device: $crate::nvml::types::nvmlDevice_t, mode: u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceSetHostname_v1, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceSetHostname_v1(device: $crate::nvml::types::nvmlDevice_t, hostname: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceSetMemClkVfOffset, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceSetMemClkVfOffset(device: $crate::nvml::types::nvmlDevice_t, offset: i32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceSetMemoryLimits_v1, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceSetMemoryLimits_v1(device: $crate::nvml::types::nvmlDevice_t, limits: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceSetMemoryLockedClocks, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceSetMemoryLockedClocks(device: $crate::nvml::types::nvmlDevice_t, minMemClockMHz: u32, maxMemClockMHz: u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceSetMigMode, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceSetMigMode(device: $crate::nvml::types::nvmlDevice_t, mode: u32, activationStatus: *mut $crate::result::NvmlResult) -> $crate::result::NvmlResult } };
+    (nvmlDeviceSetNvLinkDeviceLowPowerThreshold, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceSetNvLinkDeviceLowPowerThreshold(device: $crate::nvml::types::nvmlDevice_t, info: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceSetNvLinkUtilizationControl, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceSetNvLinkUtilizationControl(device: $crate::nvml::types::nvmlDevice_t, link: u32, counter: u32, control: *mut ::core::ffi::c_void, reset: u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceSetNvlinkBwMode, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceSetNvlinkBwMode(device: $crate::nvml::types::nvmlDevice_t, setBwMode: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceSetNvlinkBwModeAsync_v1, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceSetNvlinkBwModeAsync_v1(device: $crate::nvml::types::nvmlDevice_t, setBwModeAsync: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceSetNvlinkNvleReady_v1, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceSetNvlinkNvleReady_v1(device: $crate::nvml::types::nvmlDevice_t, setNvleReady: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceSetPersistenceMode, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceSetPersistenceMode(device: $crate::nvml::types::nvmlDevice_t, mode: $crate::nvml::types::nvmlEnableState_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceSetPowerManagementLimit, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceSetPowerManagementLimit(device: $crate::nvml::types::nvmlDevice_t, limit: u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceSetPowerManagementLimit_v2, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceSetPowerManagementLimit_v2(device: $crate::nvml::types::nvmlDevice_t, powerValue: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceSetPowerMizerMode_v1, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceSetPowerMizerMode_v1(device: $crate::nvml::types::nvmlDevice_t, powerMizerMode: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceSetRusdSettings_v1, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceSetRusdSettings_v1(device: $crate::nvml::types::nvmlDevice_t, settings: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceSetTemperatureThreshold, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceSetTemperatureThreshold(device: $crate::nvml::types::nvmlDevice_t, thresholdType: u32, temp: *mut i32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceSetVgpuCapabilities, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceSetVgpuCapabilities(device: $crate::nvml::types::nvmlDevice_t, capability: u32, state: $crate::nvml::types::nvmlEnableState_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceSetVgpuHeterogeneousMode, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceSetVgpuHeterogeneousMode(device: $crate::nvml::types::nvmlDevice_t, pHeterogeneousMode: *const ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceSetVgpuSchedulerState, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceSetVgpuSchedulerState(device: $crate::nvml::types::nvmlDevice_t, pSchedulerState: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceSetVgpuSchedulerState_v2, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceSetVgpuSchedulerState_v2(device: $crate::nvml::types::nvmlDevice_t, pSchedulerState: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceSetVirtualizationMode, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceSetVirtualizationMode(device: $crate::nvml::types::nvmlDevice_t, virtualMode: u32) -> $crate::result::NvmlResult } };
+    (nvmlDeviceSetupNvlinkNvleEncryptionKey_v1, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceSetupNvlinkNvleEncryptionKey_v1(device: $crate::nvml::types::nvmlDevice_t, encryptionKey: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceValidateInforom, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceValidateInforom(device: $crate::nvml::types::nvmlDevice_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceVgpuForceGspUnload, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceVgpuForceGspUnload(device: $crate::nvml::types::nvmlDevice_t) -> $crate::result::NvmlResult } };
+    (nvmlDeviceWorkloadPowerProfileClearRequestedProfiles, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceWorkloadPowerProfileClearRequestedProfiles(device: $crate::nvml::types::nvmlDevice_t, requestedProfiles: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceWorkloadPowerProfileGetCurrentProfiles, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceWorkloadPowerProfileGetCurrentProfiles(device: $crate::nvml::types::nvmlDevice_t, currentProfiles: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceWorkloadPowerProfileGetProfilesInfo, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceWorkloadPowerProfileGetProfilesInfo(device: $crate::nvml::types::nvmlDevice_t, profilesInfo: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceWorkloadPowerProfileSetRequestedProfiles, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceWorkloadPowerProfileSetRequestedProfiles(device: $crate::nvml::types::nvmlDevice_t, requestedProfiles: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlDeviceWorkloadPowerProfileUpdateProfiles_v1, $c:ident, $t:tt) => { $c! { $t fn nvmlDeviceWorkloadPowerProfileUpdateProfiles_v1(device: $crate::nvml::types::nvmlDevice_t, updateProfiles: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlErrorString, $c:ident, $t:tt) => { $c! { $t fn nvmlErrorString(result: $crate::result::NvmlResult) -> *const ::core::ffi::c_char } };
+    (nvmlEventSetCreate, $c:ident, $t:tt) => { $c! { $t fn nvmlEventSetCreate(set: *mut $crate::nvml::types::nvmlEventSet_t) -> $crate::result::NvmlResult } };
+    (nvmlEventSetFree, $c:ident, $t:tt) => { $c! { $t fn nvmlEventSetFree(set: $crate::nvml::types::nvmlEventSet_t) -> $crate::result::NvmlResult } };
+    (nvmlEventSetGetContextCount_v1, $c:ident, $t:tt) => { $c! { $t fn nvmlEventSetGetContextCount_v1(set: $crate::nvml::types::nvmlEventSet_t, params: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlEventSetGetContextData_v1, $c:ident, $t:tt) => { $c! { $t fn nvmlEventSetGetContextData_v1(set: $crate::nvml::types::nvmlEventSet_t, params: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlEventSetGetContextInfo_v1, $c:ident, $t:tt) => { $c! { $t fn nvmlEventSetGetContextInfo_v1(set: $crate::nvml::types::nvmlEventSet_t, params: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlEventSetGetGpuOperationalEventContextLegacyXid_v1, $c:ident, $t:tt) => { $c! { $t fn nvmlEventSetGetGpuOperationalEventContextLegacyXid_v1(set: $crate::nvml::types::nvmlEventSet_t, params: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlEventSetRegisterGpuOperationalEvents_v1, $c:ident, $t:tt) => { $c! { $t fn nvmlEventSetRegisterGpuOperationalEvents_v1(eventSet: $crate::nvml::types::nvmlEventSet_t, config: *const ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlEventSetWait, $c:ident, $t:tt) => { $c! { $t fn nvmlEventSetWait(set: $crate::nvml::types::nvmlEventSet_t, data: *mut ::core::ffi::c_void, timeoutms: u32) -> $crate::result::NvmlResult } };
+    (nvmlEventSetWait_v2, $c:ident, $t:tt) => { $c! { $t fn nvmlEventSetWait_v2(set: $crate::nvml::types::nvmlEventSet_t, data: *mut ::core::ffi::c_void, timeoutms: u32) -> $crate::result::NvmlResult } };
+    (nvmlEventSetWait_v3, $c:ident, $t:tt) => { $c! { $t fn nvmlEventSetWait_v3(set: $crate::nvml::types::nvmlEventSet_t, params: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlGetExcludedDeviceCount, $c:ident, $t:tt) => { $c! { $t fn nvmlGetExcludedDeviceCount(deviceCount: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlGetExcludedDeviceInfoByIndex, $c:ident, $t:tt) => { $c! { $t fn nvmlGetExcludedDeviceInfoByIndex(index: u32, info: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlGetVgpuCompatibility, $c:ident, $t:tt) => { $c! { $t fn nvmlGetVgpuCompatibility(vgpuMetadata: *mut ::core::ffi::c_void, pgpuMetadata: *mut ::core::ffi::c_void, compatibilityInfo: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlGetVgpuDriverCapabilities, $c:ident, $t:tt) => { $c! { $t fn nvmlGetVgpuDriverCapabilities(capability: u32, capResult: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlGetVgpuVersion, $c:ident, $t:tt) => { $c! { $t fn nvmlGetVgpuVersion(supported: *mut ::core::ffi::c_void, current: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlGpmMetricsGet, $c:ident, $t:tt) => { $c! { $t fn nvmlGpmMetricsGet(metricsGet: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlGpmMigSampleGet, $c:ident, $t:tt) => { $c! { $t fn nvmlGpmMigSampleGet(device: $crate::nvml::types::nvmlDevice_t, gpuInstanceId: u32, gpmSample: $crate::nvml::types::nvmlGpmSample_t) -> $crate::result::NvmlResult } };
+    (nvmlGpmQueryDeviceSupport, $c:ident, $t:tt) => { $c! { $t fn nvmlGpmQueryDeviceSupport(device: $crate::nvml::types::nvmlDevice_t, gpmSupport: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlGpmQueryIfStreamingEnabled, $c:ident, $t:tt) => { $c! { $t fn nvmlGpmQueryIfStreamingEnabled(device: $crate::nvml::types::nvmlDevice_t, state: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlGpmSampleAlloc, $c:ident, $t:tt) => { $c! { $t fn nvmlGpmSampleAlloc(gpmSample: *mut $crate::nvml::types::nvmlGpmSample_t) -> $crate::result::NvmlResult } };
+    (nvmlGpmSampleFree, $c:ident, $t:tt) => { $c! { $t fn nvmlGpmSampleFree(gpmSample: $crate::nvml::types::nvmlGpmSample_t) -> $crate::result::NvmlResult } };
+    (nvmlGpmSampleGet, $c:ident, $t:tt) => { $c! { $t fn nvmlGpmSampleGet(device: $crate::nvml::types::nvmlDevice_t, gpmSample: $crate::nvml::types::nvmlGpmSample_t) -> $crate::result::NvmlResult } };
+    (nvmlGpmSetStreamingEnabled, $c:ident, $t:tt) => { $c! { $t fn nvmlGpmSetStreamingEnabled(device: $crate::nvml::types::nvmlDevice_t, state: u32) -> $crate::result::NvmlResult } };
+    (nvmlGpuInstanceCreateComputeInstance, $c:ident, $t:tt) => { $c! { $t fn nvmlGpuInstanceCreateComputeInstance(gpuInstance: $crate::nvml::types::nvmlGpuInstance_t, profileId: u32, computeInstance: *mut $crate::nvml::types::nvmlComputeInstance_t) -> $crate::result::NvmlResult } };
+    (nvmlGpuInstanceCreateComputeInstanceWithPlacement, $c:ident, $t:tt) => { $c! { $t fn nvmlGpuInstanceCreateComputeInstanceWithPlacement(gpuInstance: $crate::nvml::types::nvmlGpuInstance_t, profileId: u32, placement: *const ::core::ffi::c_void, computeInstance: *mut $crate::nvml::types::nvmlComputeInstance_t) -> $crate::result::NvmlResult } };
+    (nvmlGpuInstanceDestroy, $c:ident, $t:tt) => { $c! { $t fn nvmlGpuInstanceDestroy(gpuInstance: $crate::nvml::types::nvmlGpuInstance_t) -> $crate::result::NvmlResult } };
+    (nvmlGpuInstanceGetActiveVgpus, $c:ident, $t:tt) => { $c! { $t fn nvmlGpuInstanceGetActiveVgpus(gpuInstance: $crate::nvml::types::nvmlGpuInstance_t, pVgpuInstanceInfo: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlGpuInstanceGetComputeInstanceById, $c:ident, $t:tt) => { $c! { $t fn nvmlGpuInstanceGetComputeInstanceById(gpuInstance: $crate::nvml::types::nvmlGpuInstance_t, id: u32, computeInstance: *mut $crate::nvml::types::nvmlComputeInstance_t) -> $crate::result::NvmlResult } };
+    (nvmlGpuInstanceGetComputeInstancePossiblePlacements, $c:ident, $t:tt) => { $c! { $t fn nvmlGpuInstanceGetComputeInstancePossiblePlacements(gpuInstance: $crate::nvml::types::nvmlGpuInstance_t, profileId: u32, placements: *mut ::core::ffi::c_void, count: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlGpuInstanceGetComputeInstanceProfileInfo, $c:ident, $t:tt) => { $c! { $t fn nvmlGpuInstanceGetComputeInstanceProfileInfo(gpuInstance: $crate::nvml::types::nvmlGpuInstance_t, profile: u32, engProfile: u32, info: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlGpuInstanceGetComputeInstanceProfileInfoV, $c:ident, $t:tt) => { $c! { $t fn nvmlGpuInstanceGetComputeInstanceProfileInfoV(gpuInstance: $crate::nvml::types::nvmlGpuInstance_t, profile: u32, engProfile: u32, info: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlGpuInstanceGetComputeInstanceRemainingCapacity, $c:ident, $t:tt) => { $c! { $t fn nvmlGpuInstanceGetComputeInstanceRemainingCapacity(gpuInstance: $crate::nvml::types::nvmlGpuInstance_t, profileId: u32, count: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlGpuInstanceGetComputeInstances, $c:ident, $t:tt) => { $c! { $t fn nvmlGpuInstanceGetComputeInstances(gpuInstance: $crate::nvml::types::nvmlGpuInstance_t, profileId: u32, computeInstances: *mut $crate::nvml::types::nvmlComputeInstance_t, count: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlGpuInstanceGetCreatableVgpus, $c:ident, $t:tt) => { $c! { $t fn nvmlGpuInstanceGetCreatableVgpus(gpuInstance: $crate::nvml::types::nvmlGpuInstance_t, pVgpus: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlGpuInstanceGetInfo, $c:ident, $t:tt) => { $c! { $t fn nvmlGpuInstanceGetInfo(gpuInstance: $crate::nvml::types::nvmlGpuInstance_t, info: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlGpuInstanceGetVgpuHeterogeneousMode, $c:ident, $t:tt) => { $c! { $t fn nvmlGpuInstanceGetVgpuHeterogeneousMode(gpuInstance: $crate::nvml::types::nvmlGpuInstance_t, pHeterogeneousMode: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlGpuInstanceGetVgpuSchedulerLog, $c:ident, $t:tt) => { $c! { $t fn nvmlGpuInstanceGetVgpuSchedulerLog(gpuInstance: $crate::nvml::types::nvmlGpuInstance_t, pSchedulerLogInfo: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlGpuInstanceGetVgpuSchedulerLog_v2, $c:ident, $t:tt) => { $c! { $t fn nvmlGpuInstanceGetVgpuSchedulerLog_v2(gpuInstance: $crate::nvml::types::nvmlGpuInstance_t, pSchedulerLogInfo: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlGpuInstanceGetVgpuSchedulerState, $c:ident, $t:tt) => { $c! { $t fn nvmlGpuInstanceGetVgpuSchedulerState(gpuInstance: $crate::nvml::types::nvmlGpuInstance_t, pSchedulerStateInfo: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlGpuInstanceGetVgpuSchedulerState_v2, $c:ident, $t:tt) => { $c! { $t fn nvmlGpuInstanceGetVgpuSchedulerState_v2(gpuInstance: $crate::nvml::types::nvmlGpuInstance_t, pSchedulerStateInfo: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlGpuInstanceGetVgpuTypeCreatablePlacements, $c:ident, $t:tt) => { $c! { $t fn nvmlGpuInstanceGetVgpuTypeCreatablePlacements(gpuInstance: $crate::nvml::types::nvmlGpuInstance_t, pCreatablePlacementInfo: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlGpuInstanceSetVgpuHeterogeneousMode, $c:ident, $t:tt) => { $c! { $t fn nvmlGpuInstanceSetVgpuHeterogeneousMode(gpuInstance: $crate::nvml::types::nvmlGpuInstance_t, pHeterogeneousMode: *const ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlGpuInstanceSetVgpuSchedulerState, $c:ident, $t:tt) => { $c! { $t fn nvmlGpuInstanceSetVgpuSchedulerState(gpuInstance: $crate::nvml::types::nvmlGpuInstance_t, pScheduler: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlGpuInstanceSetVgpuSchedulerState_v2, $c:ident, $t:tt) => { $c! { $t fn nvmlGpuInstanceSetVgpuSchedulerState_v2(gpuInstance: $crate::nvml::types::nvmlGpuInstance_t, pSchedulerState: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlInit, $c:ident, $t:tt) => { $c! { $t fn nvmlInit() -> $crate::result::NvmlResult } };
+    (nvmlInitWithFlags, $c:ident, $t:tt) => { $c! { $t fn nvmlInitWithFlags(flags: u32) -> $crate::result::NvmlResult } };
+    (nvmlInit_v2, $c:ident, $t:tt) => { $c! { $t fn nvmlInit_v2() -> $crate::result::NvmlResult } };
+    (nvmlSetVgpuVersion, $c:ident, $t:tt) => { $c! { $t fn nvmlSetVgpuVersion(vgpuVersion: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlShutdown, $c:ident, $t:tt) => { $c! { $t fn nvmlShutdown() -> $crate::result::NvmlResult } };
+    (nvmlSystemEventSetCreate, $c:ident, $t:tt) => { $c! { $t fn nvmlSystemEventSetCreate(request: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlSystemEventSetFree, $c:ident, $t:tt) => { $c! { $t fn nvmlSystemEventSetFree(request: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlSystemEventSetWait, $c:ident, $t:tt) => { $c! { $t fn nvmlSystemEventSetWait(request: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlSystemGetCPER_v1, $c:ident, $t:tt) => { $c! { $t fn nvmlSystemGetCPER_v1(cper: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlSystemGetConfComputeCapabilities, $c:ident, $t:tt) => { $c! { $t fn nvmlSystemGetConfComputeCapabilities(capabilities: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlSystemGetConfComputeGpusReadyState, $c:ident, $t:tt) => { $c! { $t fn nvmlSystemGetConfComputeGpusReadyState(isAcceptingWork: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlSystemGetConfComputeKeyRotationThresholdInfo, $c:ident, $t:tt) => { $c! { $t fn nvmlSystemGetConfComputeKeyRotationThresholdInfo(pKeyRotationThrInfo: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlSystemGetConfComputeSettings, $c:ident, $t:tt) => { $c! { $t fn nvmlSystemGetConfComputeSettings(settings: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlSystemGetConfComputeSettings_v2, $c:ident, $t:tt) => { $c! { $t fn nvmlSystemGetConfComputeSettings_v2(settings: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlSystemGetConfComputeState, $c:ident, $t:tt) => { $c! { $t fn nvmlSystemGetConfComputeState(state: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlSystemGetCudaDriverVersion, $c:ident, $t:tt) => { $c! { $t fn nvmlSystemGetCudaDriverVersion(cudaDriverVersion: *mut i32) -> $crate::result::NvmlResult } };
+    (nvmlSystemGetCudaDriverVersion_v2, $c:ident, $t:tt) => { $c! { $t fn nvmlSystemGetCudaDriverVersion_v2(cudaDriverVersion: *mut i32) -> $crate::result::NvmlResult } };
+    (nvmlSystemGetDriverBranch, $c:ident, $t:tt) => { $c! { $t fn nvmlSystemGetDriverBranch(branchInfo: *mut ::core::ffi::c_void, length: u32) -> $crate::result::NvmlResult } };
+    (nvmlSystemGetDriverVersion, $c:ident, $t:tt) => { $c! { $t fn nvmlSystemGetDriverVersion(version: *mut ::core::ffi::c_char, length: u32) -> $crate::result::NvmlResult } };
+    (nvmlSystemGetHicVersion, $c:ident, $t:tt) => { $c! { $t fn nvmlSystemGetHicVersion(hwbcCount: *mut u32, hwbcEntries: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlSystemGetNVMLVersion, $c:ident, $t:tt) => { $c! { $t fn nvmlSystemGetNVMLVersion(version: *mut ::core::ffi::c_char, length: u32) -> $crate::result::NvmlResult } };
+    (nvmlSystemGetNvlinkBwMode, $c:ident, $t:tt) => { $c! { $t fn nvmlSystemGetNvlinkBwMode(nvlinkBwMode: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlSystemGetProcessName, $c:ident, $t:tt) => { $c! { $t fn nvmlSystemGetProcessName(pid: u32, name: *mut ::core::ffi::c_char, length: u32) -> $crate::result::NvmlResult } };
+    (nvmlSystemGetTopologyGpuSet, $c:ident, $t:tt) => { $c! { $t fn nvmlSystemGetTopologyGpuSet(cpuNumber: u32, count: *mut u32, deviceArray: *mut $crate::nvml::types::nvmlDevice_t) -> $crate::result::NvmlResult } };
+    (nvmlSystemRegisterEvents, $c:ident, $t:tt) => { $c! { $t fn nvmlSystemRegisterEvents(request: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlSystemSetConfComputeGpusReadyState, $c:ident, $t:tt) => { $c! { $t fn nvmlSystemSetConfComputeGpusReadyState(isAcceptingWork: u32) -> $crate::result::NvmlResult } };
+    (nvmlSystemSetConfComputeKeyRotationThresholdInfo, $c:ident, $t:tt) => { $c! { $t fn nvmlSystemSetConfComputeKeyRotationThresholdInfo(pKeyRotationThrInfo: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlSystemSetNvlinkBwMode, $c:ident, $t:tt) => { $c! { $t fn nvmlSystemSetNvlinkBwMode(nvlinkBwMode: u32) -> $crate::result::NvmlResult } };
+    (nvmlUnitGetCount, $c:ident, $t:tt) => { $c! { $t fn nvmlUnitGetCount(unitCount: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlUnitGetDevices, $c:ident, $t:tt) => { $c! { $t fn nvmlUnitGetDevices(unit: $crate::nvml::types::nvmlUnit_t, deviceCount: *mut u32, devices: *mut $crate::nvml::types::nvmlDevice_t) -> $crate::result::NvmlResult } };
+    (nvmlUnitGetFanSpeedInfo, $c:ident, $t:tt) => { $c! { $t fn nvmlUnitGetFanSpeedInfo(unit: $crate::nvml::types::nvmlUnit_t, fanSpeeds: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlUnitGetHandleByIndex, $c:ident, $t:tt) => { $c! { $t fn nvmlUnitGetHandleByIndex(index: u32, unit: *mut $crate::nvml::types::nvmlUnit_t) -> $crate::result::NvmlResult } };
+    (nvmlUnitGetLedState, $c:ident, $t:tt) => { $c! { $t fn nvmlUnitGetLedState(unit: $crate::nvml::types::nvmlUnit_t, state: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlUnitGetPsuInfo, $c:ident, $t:tt) => { $c! { $t fn nvmlUnitGetPsuInfo(unit: $crate::nvml::types::nvmlUnit_t, psu: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlUnitGetTemperature, $c:ident, $t:tt) => { $c! { $t fn nvmlUnitGetTemperature(unit: $crate::nvml::types::nvmlUnit_t, type_: u32, temp: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlUnitGetUnitInfo, $c:ident, $t:tt) => { $c! { $t fn nvmlUnitGetUnitInfo(unit: $crate::nvml::types::nvmlUnit_t, info: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlUnitSetLedState, $c:ident, $t:tt) => { $c! { $t fn nvmlUnitSetLedState(unit: $crate::nvml::types::nvmlUnit_t, color: u32) -> $crate::result::NvmlResult } };
+    (nvmlVgpuInstanceClearAccountingPids, $c:ident, $t:tt) => { $c! { $t fn nvmlVgpuInstanceClearAccountingPids(vgpuInstance: u32) -> $crate::result::NvmlResult } };
+    (nvmlVgpuInstanceGetAccountingMode, $c:ident, $t:tt) => { $c! { $t fn nvmlVgpuInstanceGetAccountingMode(vgpuInstance: u32, mode: *mut $crate::nvml::types::nvmlEnableState_t) -> $crate::result::NvmlResult } };
+    (nvmlVgpuInstanceGetAccountingPids, $c:ident, $t:tt) => { $c! { $t fn nvmlVgpuInstanceGetAccountingPids(vgpuInstance: u32, count: *mut u32, pids: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlVgpuInstanceGetAccountingStats, $c:ident, $t:tt) => { $c! { $t fn nvmlVgpuInstanceGetAccountingStats(vgpuInstance: u32, pid: u32, stats: *mut $crate::nvml::types::nvmlAccountingStats_t) -> $crate::result::NvmlResult } };
+    (nvmlVgpuInstanceGetEccMode, $c:ident, $t:tt) => { $c! { $t fn nvmlVgpuInstanceGetEccMode(vgpuInstance: u32, eccMode: *mut $crate::nvml::types::nvmlEnableState_t) -> $crate::result::NvmlResult } };
+    (nvmlVgpuInstanceGetEncoderCapacity, $c:ident, $t:tt) => { $c! { $t fn nvmlVgpuInstanceGetEncoderCapacity(vgpuInstance: u32, encoderCapacity: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlVgpuInstanceGetEncoderSessions, $c:ident, $t:tt) => { $c! { $t fn nvmlVgpuInstanceGetEncoderSessions(vgpuInstance: u32, sessionCount: *mut u32, sessionInfo: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlVgpuInstanceGetEncoderStats, $c:ident, $t:tt) => { $c! { $t fn nvmlVgpuInstanceGetEncoderStats(vgpuInstance: u32, sessionCount: *mut u32, averageFps: *mut u32, averageLatency: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlVgpuInstanceGetFBCSessions, $c:ident, $t:tt) => { $c! { $t fn nvmlVgpuInstanceGetFBCSessions(vgpuInstance: u32, sessionCount: *mut u32, sessionInfo: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlVgpuInstanceGetFBCStats, $c:ident, $t:tt) => { $c! { $t fn nvmlVgpuInstanceGetFBCStats(vgpuInstance: u32, fbcStats: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlVgpuInstanceGetFbUsage, $c:ident, $t:tt) => { $c! { $t fn nvmlVgpuInstanceGetFbUsage(vgpuInstance: u32, fbUsage: *mut u64) -> $crate::result::NvmlResult } };
+    (nvmlVgpuInstanceGetFrameRateLimit, $c:ident, $t:tt) => { $c! { $t fn nvmlVgpuInstanceGetFrameRateLimit(vgpuInstance: u32, frameRateLimit: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlVgpuInstanceGetGpuInstanceId, $c:ident, $t:tt) => { $c! { $t fn nvmlVgpuInstanceGetGpuInstanceId(vgpuInstance: u32, gpuInstanceId: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlVgpuInstanceGetGpuPciId, $c:ident, $t:tt) => { $c! { $t fn nvmlVgpuInstanceGetGpuPciId(vgpuInstance: u32, vgpuPciId: *mut ::core::ffi::c_char, length: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlVgpuInstanceGetLicenseInfo, $c:ident, $t:tt) => { $c! { $t fn nvmlVgpuInstanceGetLicenseInfo(vgpuInstance: u32, licenseInfo: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlVgpuInstanceGetLicenseInfo_v2, $c:ident, $t:tt) => { $c! { $t fn nvmlVgpuInstanceGetLicenseInfo_v2(vgpuInstance: u32, licenseInfo: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlVgpuInstanceGetLicenseStatus, $c:ident, $t:tt) => { $c! { $t fn nvmlVgpuInstanceGetLicenseStatus(vgpuInstance: u32, licensed: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlVgpuInstanceGetMdevUUID, $c:ident, $t:tt) => { $c! { $t fn nvmlVgpuInstanceGetMdevUUID(vgpuInstance: u32, mdevUuid: *mut ::core::ffi::c_char, size: u32) -> $crate::result::NvmlResult } };
+    (nvmlVgpuInstanceGetMetadata, $c:ident, $t:tt) => { $c! { $t fn nvmlVgpuInstanceGetMetadata(vgpuInstance: u32, vgpuMetadata: *mut ::core::ffi::c_void, bufferSize: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlVgpuInstanceGetPlacementId, $c:ident, $t:tt) => { $c! { $t fn nvmlVgpuInstanceGetPlacementId(vgpuInstance: u32, pPlacement: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlVgpuInstanceGetRuntimeStateSize, $c:ident, $t:tt) => { $c! { $t fn nvmlVgpuInstanceGetRuntimeStateSize(vgpuInstance: u32, pState: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlVgpuInstanceGetType, $c:ident, $t:tt) => { $c! { $t fn nvmlVgpuInstanceGetType(vgpuInstance: u32, vgpuTypeId: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlVgpuInstanceGetUUID, $c:ident, $t:tt) => { $c! { $t fn nvmlVgpuInstanceGetUUID(vgpuInstance: u32, uuid: *mut ::core::ffi::c_char, size: u32) -> $crate::result::NvmlResult } };
+    (nvmlVgpuInstanceGetVmDriverVersion, $c:ident, $t:tt) => { $c! { $t fn nvmlVgpuInstanceGetVmDriverVersion(vgpuInstance: u32, version: *mut ::core::ffi::c_char, length: u32) -> $crate::result::NvmlResult } };
+    (nvmlVgpuInstanceGetVmID, $c:ident, $t:tt) => { $c! { $t fn nvmlVgpuInstanceGetVmID(vgpuInstance: u32, vmId: *mut ::core::ffi::c_char, size: u32, vmIdType: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlVgpuInstanceSetEncoderCapacity, $c:ident, $t:tt) => { $c! { $t fn nvmlVgpuInstanceSetEncoderCapacity(vgpuInstance: u32, encoderCapacity: u32) -> $crate::result::NvmlResult } };
+    (nvmlVgpuTypeGetBAR1Info, $c:ident, $t:tt) => { $c! { $t fn nvmlVgpuTypeGetBAR1Info(vgpuTypeId: u32, bar1Info: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlVgpuTypeGetCapabilities, $c:ident, $t:tt) => { $c! { $t fn nvmlVgpuTypeGetCapabilities(vgpuTypeId: u32, capability: u32, capResult: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlVgpuTypeGetClass, $c:ident, $t:tt) => { $c! { $t fn nvmlVgpuTypeGetClass(vgpuTypeId: u32, vgpuTypeClass: *mut ::core::ffi::c_char, size: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlVgpuTypeGetDeviceID, $c:ident, $t:tt) => { $c! { $t fn nvmlVgpuTypeGetDeviceID(vgpuTypeId: u32, deviceID: *mut u64, subsystemID: *mut u64) -> $crate::result::NvmlResult } };
+    (nvmlVgpuTypeGetFbReservation, $c:ident, $t:tt) => { $c! { $t fn nvmlVgpuTypeGetFbReservation(vgpuTypeId: u32, fbReservation: *mut u64) -> $crate::result::NvmlResult } };
+    (nvmlVgpuTypeGetFrameRateLimit, $c:ident, $t:tt) => { $c! { $t fn nvmlVgpuTypeGetFrameRateLimit(vgpuTypeId: u32, frameRateLimit: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlVgpuTypeGetFramebufferSize, $c:ident, $t:tt) => { $c! { $t fn nvmlVgpuTypeGetFramebufferSize(vgpuTypeId: u32, fbSize: *mut u64) -> $crate::result::NvmlResult } };
+    (nvmlVgpuTypeGetGpuInstanceProfileId, $c:ident, $t:tt) => { $c! { $t fn nvmlVgpuTypeGetGpuInstanceProfileId(vgpuTypeId: u32, gpuInstanceProfileId: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlVgpuTypeGetGspHeapSize, $c:ident, $t:tt) => { $c! { $t fn nvmlVgpuTypeGetGspHeapSize(vgpuTypeId: u32, gspHeapSize: *mut u64) -> $crate::result::NvmlResult } };
+    (nvmlVgpuTypeGetLicense, $c:ident, $t:tt) => { $c! { $t fn nvmlVgpuTypeGetLicense(vgpuTypeId: u32, vgpuTypeLicenseString: *mut ::core::ffi::c_char, size: u32) -> $crate::result::NvmlResult } };
+    (nvmlVgpuTypeGetMaxInstances, $c:ident, $t:tt) => { $c! { $t fn nvmlVgpuTypeGetMaxInstances(device: $crate::nvml::types::nvmlDevice_t, vgpuTypeId: u32, vgpuInstanceCount: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlVgpuTypeGetMaxInstancesPerGpuInstance, $c:ident, $t:tt) => { $c! { $t fn nvmlVgpuTypeGetMaxInstancesPerGpuInstance(pMaxInstance: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
+    (nvmlVgpuTypeGetMaxInstancesPerVm, $c:ident, $t:tt) => { $c! { $t fn nvmlVgpuTypeGetMaxInstancesPerVm(vgpuTypeId: u32, vgpuInstanceCountPerVm: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlVgpuTypeGetName, $c:ident, $t:tt) => { $c! { $t fn nvmlVgpuTypeGetName(vgpuTypeId: u32, vgpuTypeName: *mut ::core::ffi::c_char, size: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlVgpuTypeGetNumDisplayHeads, $c:ident, $t:tt) => { $c! { $t fn nvmlVgpuTypeGetNumDisplayHeads(vgpuTypeId: u32, numDisplayHeads: *mut u32) -> $crate::result::NvmlResult } };
+    (nvmlVgpuTypeGetResolution, $c:ident, $t:tt) => { $c! { $t fn nvmlVgpuTypeGetResolution(vgpuTypeId: u32, displayIndex: u32, xdim: *mut u32, ydim: *mut u32) -> $crate::result::NvmlResult } };
+    ($name:ident, $c:ident, $t:tt) => {
         ::core::compile_error!(::core::concat!("no signature for ", ::core::stringify!($name)));
     };
+}
+
+/// `nvml_functions! { callback }` expands to `callback! { … }` with
+/// the name of every ABI symbol that `nvml_signature!` knows.
+#[macro_export]
+#[rustfmt::skip]
+macro_rules! nvml_functions {
+    ($callback:ident) => { $callback! {
+        nvmlComputeInstanceDestroy nvmlComputeInstanceGetInfo nvmlComputeInstanceGetInfo_v2
+        nvmlDeviceClearAccountingPids nvmlDeviceClearCpuAffinity nvmlDeviceClearEccErrorCounts
+        nvmlDeviceClearFieldValues nvmlDeviceCreateGpuInstance nvmlDeviceCreateGpuInstanceWithPlacement
+        nvmlDeviceDiscoverGpus nvmlDeviceFreezeNvLinkUtilizationCounter nvmlDeviceGetAPIRestriction
+        nvmlDeviceGetAccountingBufferSize nvmlDeviceGetAccountingMode nvmlDeviceGetAccountingPids
+        nvmlDeviceGetAccountingStats nvmlDeviceGetAccountingStats_v2 nvmlDeviceGetActiveVgpus
+        nvmlDeviceGetAdaptiveClockInfoStatus nvmlDeviceGetAdaptiveTgpModeInfo_v1 nvmlDeviceGetAddressingMode
+        nvmlDeviceGetApplicationsClock nvmlDeviceGetArchitecture nvmlDeviceGetAttributes nvmlDeviceGetAttributes_v2
+        nvmlDeviceGetAutoBoostedClocksEnabled nvmlDeviceGetBAR1MemoryInfo nvmlDeviceGetBBXTimeData_v1
+        nvmlDeviceGetBankRemapperStatus_v1 nvmlDeviceGetBoardId nvmlDeviceGetBoardPartNumber nvmlDeviceGetBrand
+        nvmlDeviceGetBridgeChipInfo nvmlDeviceGetBusType nvmlDeviceGetC2cModeInfoV nvmlDeviceGetCapabilities
+        nvmlDeviceGetClkMonStatus nvmlDeviceGetClock nvmlDeviceGetClockInfo nvmlDeviceGetClockOffsets
+        nvmlDeviceGetComputeInstanceId nvmlDeviceGetComputeMode nvmlDeviceGetComputeRunningProcesses
+        nvmlDeviceGetComputeRunningProcesses_v2 nvmlDeviceGetComputeRunningProcesses_v3
+        nvmlDeviceGetConfComputeGpuAttestationReport nvmlDeviceGetConfComputeGpuCertificate
+        nvmlDeviceGetConfComputeMemSizeInfo nvmlDeviceGetConfComputeProtectedMemoryUsage nvmlDeviceGetCoolerInfo
+        nvmlDeviceGetCount nvmlDeviceGetCount_v2 nvmlDeviceGetCpuAffinity nvmlDeviceGetCpuAffinityWithinScope
+        nvmlDeviceGetCreatableVgpus nvmlDeviceGetCudaComputeCapability nvmlDeviceGetCurrPcieLinkGeneration
+        nvmlDeviceGetCurrPcieLinkWidth nvmlDeviceGetCurrentClockFreqs nvmlDeviceGetCurrentClocksEventReasons
+        nvmlDeviceGetCurrentClocksThrottleReasons nvmlDeviceGetDecoderUtilization
+        nvmlDeviceGetDefaultApplicationsClock nvmlDeviceGetDefaultEccMode nvmlDeviceGetDetailedEccErrors
+        nvmlDeviceGetDeviceHandleFromMigDeviceHandle nvmlDeviceGetDisplayActive nvmlDeviceGetDisplayMode
+        nvmlDeviceGetDramEncryptionMode nvmlDeviceGetDriverModel nvmlDeviceGetDriverModel_v2
+        nvmlDeviceGetDynamicPstatesInfo nvmlDeviceGetEccMode nvmlDeviceGetEncoderCapacity
+        nvmlDeviceGetEncoderSessions nvmlDeviceGetEncoderStats nvmlDeviceGetEncoderUtilization
+        nvmlDeviceGetEnforcedPowerLimit nvmlDeviceGetFBCSessions nvmlDeviceGetFBCStats
+        nvmlDeviceGetFanControlPolicy_v2 nvmlDeviceGetFanSpeed nvmlDeviceGetFanSpeedRPM nvmlDeviceGetFanSpeed_v2
+        nvmlDeviceGetFieldValues nvmlDeviceGetGpcClkMinMaxVfOffset nvmlDeviceGetGpcClkVfOffset
+        nvmlDeviceGetGpuFabricInfo nvmlDeviceGetGpuFabricInfoV nvmlDeviceGetGpuFabricInfo_v4
+        nvmlDeviceGetGpuInstanceById nvmlDeviceGetGpuInstanceId nvmlDeviceGetGpuInstancePossiblePlacements
+        nvmlDeviceGetGpuInstancePossiblePlacements_v2 nvmlDeviceGetGpuInstanceProfileInfo
+        nvmlDeviceGetGpuInstanceProfileInfoByIdV nvmlDeviceGetGpuInstanceProfileInfoV
+        nvmlDeviceGetGpuInstanceRemainingCapacity nvmlDeviceGetGpuInstances nvmlDeviceGetGpuMaxPcieLinkGeneration
+        nvmlDeviceGetGpuOperationMode nvmlDeviceGetGpuUptime_v1 nvmlDeviceGetGraphicsRunningProcesses
+        nvmlDeviceGetGraphicsRunningProcesses_v2 nvmlDeviceGetGraphicsRunningProcesses_v3
+        nvmlDeviceGetGridLicensableFeatures nvmlDeviceGetGridLicensableFeatures_v2
+        nvmlDeviceGetGridLicensableFeatures_v3 nvmlDeviceGetGridLicensableFeatures_v4 nvmlDeviceGetGspFirmwareMode
+        nvmlDeviceGetGspFirmwareVersion nvmlDeviceGetHandleByIndex nvmlDeviceGetHandleByIndex_v2
+        nvmlDeviceGetHandleByPciBusId nvmlDeviceGetHandleByPciBusId_v2 nvmlDeviceGetHandleBySerial
+        nvmlDeviceGetHandleByUUID nvmlDeviceGetHandleByUUIDV nvmlDeviceGetHostVgpuMode nvmlDeviceGetHostname_v1
+        nvmlDeviceGetIndex nvmlDeviceGetInforomConfigurationChecksum nvmlDeviceGetInforomImageVersion
+        nvmlDeviceGetInforomVersion nvmlDeviceGetIrqNum nvmlDeviceGetJpgUtilization nvmlDeviceGetLastBBXFlushTime
+        nvmlDeviceGetMPSComputeRunningProcesses nvmlDeviceGetMPSComputeRunningProcesses_v2
+        nvmlDeviceGetMPSComputeRunningProcesses_v3 nvmlDeviceGetMarginTemperature nvmlDeviceGetMaxClockInfo
+        nvmlDeviceGetMaxCustomerBoostClock nvmlDeviceGetMaxMigDeviceCount nvmlDeviceGetMaxPcieLinkGeneration
+        nvmlDeviceGetMaxPcieLinkWidth nvmlDeviceGetMemClkMinMaxVfOffset nvmlDeviceGetMemClkVfOffset
+        nvmlDeviceGetMemoryAffinity nvmlDeviceGetMemoryBusWidth nvmlDeviceGetMemoryErrorCounter
+        nvmlDeviceGetMemoryInfo nvmlDeviceGetMemoryInfo_v2 nvmlDeviceGetMemoryLimits_v1
+        nvmlDeviceGetMigDeviceHandleByIndex nvmlDeviceGetMigMode nvmlDeviceGetMinMaxClockOfPState
+        nvmlDeviceGetMinMaxFanSpeed nvmlDeviceGetMinorNumber nvmlDeviceGetModuleId nvmlDeviceGetMultiGpuBoard
+        nvmlDeviceGetName nvmlDeviceGetNumFans nvmlDeviceGetNumGpuCores nvmlDeviceGetNumaNodeId
+        nvmlDeviceGetNvLinkCapability nvmlDeviceGetNvLinkErrorCounter nvmlDeviceGetNvLinkInfo
+        nvmlDeviceGetNvLinkInfo_v3 nvmlDeviceGetNvLinkRemoteDeviceType nvmlDeviceGetNvLinkRemotePciInfo
+        nvmlDeviceGetNvLinkRemotePciInfo_v2 nvmlDeviceGetNvLinkState nvmlDeviceGetNvLinkTelemetrySamples_v1
+        nvmlDeviceGetNvLinkUtilizationControl nvmlDeviceGetNvLinkUtilizationCounter nvmlDeviceGetNvLinkVersion
+        nvmlDeviceGetNvlinkBwMode nvmlDeviceGetNvlinkNvlePrivateInfo_v1 nvmlDeviceGetNvlinkRemapTableInfo_v1
+        nvmlDeviceGetNvlinkSupportedBwModes nvmlDeviceGetOfaUtilization nvmlDeviceGetP2PStatus nvmlDeviceGetPciInfo
+        nvmlDeviceGetPciInfoExt nvmlDeviceGetPciInfo_v2 nvmlDeviceGetPciInfo_v3 nvmlDeviceGetPcieLinkMaxSpeed
+        nvmlDeviceGetPcieReplayCounter nvmlDeviceGetPcieSpeed nvmlDeviceGetPcieThroughput nvmlDeviceGetPdi
+        nvmlDeviceGetPerformanceModes nvmlDeviceGetPerformanceState nvmlDeviceGetPersistenceMode
+        nvmlDeviceGetPgpuMetadataString nvmlDeviceGetPlatformInfo nvmlDeviceGetPowerManagementDefaultLimit
+        nvmlDeviceGetPowerManagementLimit nvmlDeviceGetPowerManagementLimitConstraints
+        nvmlDeviceGetPowerManagementMode nvmlDeviceGetPowerMizerMode_v1 nvmlDeviceGetPowerSource
+        nvmlDeviceGetPowerState nvmlDeviceGetPowerUsage nvmlDeviceGetProcessUtilization
+        nvmlDeviceGetProcessesUtilizationInfo nvmlDeviceGetRemappedRows nvmlDeviceGetRemappedRows_v2
+        nvmlDeviceGetRepairStatus nvmlDeviceGetRetiredPages nvmlDeviceGetRetiredPagesPendingStatus
+        nvmlDeviceGetRetiredPages_v2 nvmlDeviceGetRowRemapperHistogram nvmlDeviceGetRunningProcessDetailList
+        nvmlDeviceGetSamples nvmlDeviceGetSerial nvmlDeviceGetSramEccErrorStatus
+        nvmlDeviceGetSramUniqueUncorrectedEccErrorCounts nvmlDeviceGetSupportedClocksEventReasons
+        nvmlDeviceGetSupportedClocksThrottleReasons nvmlDeviceGetSupportedEventTypes
+        nvmlDeviceGetSupportedGraphicsClocks nvmlDeviceGetSupportedMemoryClocks
+        nvmlDeviceGetSupportedPerformanceStates nvmlDeviceGetSupportedVgpus nvmlDeviceGetTargetFanSpeed
+        nvmlDeviceGetTemperature nvmlDeviceGetTemperatureThreshold nvmlDeviceGetTemperatureV
+        nvmlDeviceGetThermalSettings nvmlDeviceGetTopologyCommonAncestor nvmlDeviceGetTopologyNearestGpus
+        nvmlDeviceGetTotalEccErrors nvmlDeviceGetTotalEnergyConsumption nvmlDeviceGetUUID
+        nvmlDeviceGetUnrepairableMemoryFlag_v1 nvmlDeviceGetUtilizationRates nvmlDeviceGetVbiosVersion
+        nvmlDeviceGetVgpuCapabilities nvmlDeviceGetVgpuHeterogeneousMode nvmlDeviceGetVgpuInstancesUtilizationInfo
+        nvmlDeviceGetVgpuMetadata nvmlDeviceGetVgpuProcessUtilization nvmlDeviceGetVgpuProcessesUtilizationInfo
+        nvmlDeviceGetVgpuSchedulerCapabilities nvmlDeviceGetVgpuSchedulerLog nvmlDeviceGetVgpuSchedulerLog_v2
+        nvmlDeviceGetVgpuSchedulerState nvmlDeviceGetVgpuSchedulerState_v2 nvmlDeviceGetVgpuTypeCreatablePlacements
+        nvmlDeviceGetVgpuTypeSupportedPlacements nvmlDeviceGetVgpuUtilization nvmlDeviceGetViolationStatus
+        nvmlDeviceGetVirtualizationMode nvmlDeviceIsMigDeviceHandle nvmlDeviceLockNvlinkRemapTable_v1
+        nvmlDeviceModifyDrainState nvmlDeviceOnSameBoard nvmlDevicePerfMetricsGetSamples_v1
+        nvmlDevicePowerSmoothingActivatePresetProfile nvmlDevicePowerSmoothingSetState
+        nvmlDevicePowerSmoothingUpdatePresetProfileParam nvmlDeviceQueryDrainState nvmlDeviceReadPRMCounters_v1
+        nvmlDeviceReadWritePRM_v1 nvmlDeviceRegisterEvents nvmlDeviceRemoveGpu nvmlDeviceRemoveGpu_v2
+        nvmlDeviceResetApplicationsClocks nvmlDeviceResetGpuLockedClocks nvmlDeviceResetMemoryLockedClocks
+        nvmlDeviceResetNvLinkErrorCounters nvmlDeviceResetNvLinkUtilizationCounter nvmlDeviceSetAPIRestriction
+        nvmlDeviceSetAccountingMode nvmlDeviceSetAdaptiveTgpMode_v1 nvmlDeviceSetApplicationsClocks
+        nvmlDeviceSetAutoBoostedClocksEnabled nvmlDeviceSetClockOffsets nvmlDeviceSetComputeMode
+        nvmlDeviceSetConfComputeUnprotectedMemSize nvmlDeviceSetCpuAffinity
+        nvmlDeviceSetDefaultAutoBoostedClocksEnabled nvmlDeviceSetDefaultFanSpeed_v2 nvmlDeviceSetDramEncryptionMode
+        nvmlDeviceSetDriverModel nvmlDeviceSetEccMode nvmlDeviceSetFanControlPolicy nvmlDeviceSetFanSpeed_v2
+        nvmlDeviceSetGpcClkVfOffset nvmlDeviceSetGpuLockedClocks nvmlDeviceSetGpuOperationMode
+        nvmlDeviceSetHostname_v1 nvmlDeviceSetMemClkVfOffset nvmlDeviceSetMemoryLimits_v1
+        nvmlDeviceSetMemoryLockedClocks nvmlDeviceSetMigMode nvmlDeviceSetNvLinkDeviceLowPowerThreshold
+        nvmlDeviceSetNvLinkUtilizationControl nvmlDeviceSetNvlinkBwMode nvmlDeviceSetNvlinkBwModeAsync_v1
+        nvmlDeviceSetNvlinkNvleReady_v1 nvmlDeviceSetPersistenceMode nvmlDeviceSetPowerManagementLimit
+        nvmlDeviceSetPowerManagementLimit_v2 nvmlDeviceSetPowerMizerMode_v1 nvmlDeviceSetRusdSettings_v1
+        nvmlDeviceSetTemperatureThreshold nvmlDeviceSetVgpuCapabilities nvmlDeviceSetVgpuHeterogeneousMode
+        nvmlDeviceSetVgpuSchedulerState nvmlDeviceSetVgpuSchedulerState_v2 nvmlDeviceSetVirtualizationMode
+        nvmlDeviceSetupNvlinkNvleEncryptionKey_v1 nvmlDeviceValidateInforom nvmlDeviceVgpuForceGspUnload
+        nvmlDeviceWorkloadPowerProfileClearRequestedProfiles nvmlDeviceWorkloadPowerProfileGetCurrentProfiles
+        nvmlDeviceWorkloadPowerProfileGetProfilesInfo nvmlDeviceWorkloadPowerProfileSetRequestedProfiles
+        nvmlDeviceWorkloadPowerProfileUpdateProfiles_v1 nvmlErrorString nvmlEventSetCreate nvmlEventSetFree
+        nvmlEventSetGetContextCount_v1 nvmlEventSetGetContextData_v1 nvmlEventSetGetContextInfo_v1
+        nvmlEventSetGetGpuOperationalEventContextLegacyXid_v1 nvmlEventSetRegisterGpuOperationalEvents_v1
+        nvmlEventSetWait nvmlEventSetWait_v2 nvmlEventSetWait_v3 nvmlGetExcludedDeviceCount
+        nvmlGetExcludedDeviceInfoByIndex nvmlGetVgpuCompatibility nvmlGetVgpuDriverCapabilities nvmlGetVgpuVersion
+        nvmlGpmMetricsGet nvmlGpmMigSampleGet nvmlGpmQueryDeviceSupport nvmlGpmQueryIfStreamingEnabled
+        nvmlGpmSampleAlloc nvmlGpmSampleFree nvmlGpmSampleGet nvmlGpmSetStreamingEnabled
+        nvmlGpuInstanceCreateComputeInstance nvmlGpuInstanceCreateComputeInstanceWithPlacement
+        nvmlGpuInstanceDestroy nvmlGpuInstanceGetActiveVgpus nvmlGpuInstanceGetComputeInstanceById
+        nvmlGpuInstanceGetComputeInstancePossiblePlacements nvmlGpuInstanceGetComputeInstanceProfileInfo
+        nvmlGpuInstanceGetComputeInstanceProfileInfoV nvmlGpuInstanceGetComputeInstanceRemainingCapacity
+        nvmlGpuInstanceGetComputeInstances nvmlGpuInstanceGetCreatableVgpus nvmlGpuInstanceGetInfo
+        nvmlGpuInstanceGetVgpuHeterogeneousMode nvmlGpuInstanceGetVgpuSchedulerLog
+        nvmlGpuInstanceGetVgpuSchedulerLog_v2 nvmlGpuInstanceGetVgpuSchedulerState
+        nvmlGpuInstanceGetVgpuSchedulerState_v2 nvmlGpuInstanceGetVgpuTypeCreatablePlacements
+        nvmlGpuInstanceSetVgpuHeterogeneousMode nvmlGpuInstanceSetVgpuSchedulerState
+        nvmlGpuInstanceSetVgpuSchedulerState_v2 nvmlInit nvmlInitWithFlags nvmlInit_v2 nvmlSetVgpuVersion
+        nvmlShutdown nvmlSystemEventSetCreate nvmlSystemEventSetFree nvmlSystemEventSetWait nvmlSystemGetCPER_v1
+        nvmlSystemGetConfComputeCapabilities nvmlSystemGetConfComputeGpusReadyState
+        nvmlSystemGetConfComputeKeyRotationThresholdInfo nvmlSystemGetConfComputeSettings
+        nvmlSystemGetConfComputeSettings_v2 nvmlSystemGetConfComputeState nvmlSystemGetCudaDriverVersion
+        nvmlSystemGetCudaDriverVersion_v2 nvmlSystemGetDriverBranch nvmlSystemGetDriverVersion
+        nvmlSystemGetHicVersion nvmlSystemGetNVMLVersion nvmlSystemGetNvlinkBwMode nvmlSystemGetProcessName
+        nvmlSystemGetTopologyGpuSet nvmlSystemRegisterEvents nvmlSystemSetConfComputeGpusReadyState
+        nvmlSystemSetConfComputeKeyRotationThresholdInfo nvmlSystemSetNvlinkBwMode nvmlUnitGetCount
+        nvmlUnitGetDevices nvmlUnitGetFanSpeedInfo nvmlUnitGetHandleByIndex nvmlUnitGetLedState nvmlUnitGetPsuInfo
+        nvmlUnitGetTemperature nvmlUnitGetUnitInfo nvmlUnitSetLedState nvmlVgpuInstanceClearAccountingPids
+        nvmlVgpuInstanceGetAccountingMode nvmlVgpuInstanceGetAccountingPids nvmlVgpuInstanceGetAccountingStats
+        nvmlVgpuInstanceGetEccMode nvmlVgpuInstanceGetEncoderCapacity nvmlVgpuInstanceGetEncoderSessions
+        nvmlVgpuInstanceGetEncoderStats nvmlVgpuInstanceGetFBCSessions nvmlVgpuInstanceGetFBCStats
+        nvmlVgpuInstanceGetFbUsage nvmlVgpuInstanceGetFrameRateLimit nvmlVgpuInstanceGetGpuInstanceId
+        nvmlVgpuInstanceGetGpuPciId nvmlVgpuInstanceGetLicenseInfo nvmlVgpuInstanceGetLicenseInfo_v2
+        nvmlVgpuInstanceGetLicenseStatus nvmlVgpuInstanceGetMdevUUID nvmlVgpuInstanceGetMetadata
+        nvmlVgpuInstanceGetPlacementId nvmlVgpuInstanceGetRuntimeStateSize nvmlVgpuInstanceGetType
+        nvmlVgpuInstanceGetUUID nvmlVgpuInstanceGetVmDriverVersion nvmlVgpuInstanceGetVmID
+        nvmlVgpuInstanceSetEncoderCapacity nvmlVgpuTypeGetBAR1Info nvmlVgpuTypeGetCapabilities nvmlVgpuTypeGetClass
+        nvmlVgpuTypeGetDeviceID nvmlVgpuTypeGetFbReservation nvmlVgpuTypeGetFrameRateLimit
+        nvmlVgpuTypeGetFramebufferSize nvmlVgpuTypeGetGpuInstanceProfileId nvmlVgpuTypeGetGspHeapSize
+        nvmlVgpuTypeGetLicense nvmlVgpuTypeGetMaxInstances nvmlVgpuTypeGetMaxInstancesPerGpuInstance
+        nvmlVgpuTypeGetMaxInstancesPerVm nvmlVgpuTypeGetName nvmlVgpuTypeGetNumDisplayHeads
+        nvmlVgpuTypeGetResolution
+    } };
 }
