@@ -24,8 +24,7 @@ pub fn gpus(seen_by_cuda: &[DeviceFacts]) -> Vec<Found> {
         if !found.iter().any(|known| known.gpu.uuid.bytes() == device.uuid) {
             let index = found.len() as u32;
             // MIG instances are numbered after the GPUs; a limit names them by UUID.
-            let gpu =
-                Gpu { index, uuid: Uuid::gpu(device.uuid), physical_bytes: device.physical_bytes };
+            let gpu = Gpu { index, uuid: Uuid::gpu(device.uuid), physical_bytes: device.physical_bytes };
             found.push(Found { gpu, managed: None });
         }
     }

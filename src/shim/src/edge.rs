@@ -89,33 +89,33 @@ impl In<c_char> {
 }
 
 /// How a C argument type reaches a hook body.
-pub trait FromC {
+pub trait IntoSafe {
     /// The type the body sees.
     type Safe;
     /// # Safety
     /// `self` must be the argument of a C call that is still running.
-    unsafe fn from_c(self) -> Self::Safe;
+    unsafe fn into_safe(self) -> Self::Safe;
 }
 
-impl<T> FromC for *mut T {
+impl<T> IntoSafe for *mut T {
     type Safe = Out<T>;
-    unsafe fn from_c(self) -> Out<T> {
+    unsafe fn into_safe(self) -> Out<T> {
         Out(self)
     }
 }
 
-impl<T> FromC for *const T {
+impl<T> IntoSafe for *const T {
     type Safe = In<T>;
-    unsafe fn from_c(self) -> In<T> {
+    unsafe fn into_safe(self) -> In<T> {
         In(self)
     }
 }
 
 macro_rules! passed_as_is {
     ($($type:ty),* $(,)?) => { $(
-        impl FromC for $type {
+        impl IntoSafe for $type {
             type Safe = $type;
-            unsafe fn from_c(self) -> $type {
+            unsafe fn into_safe(self) -> $type {
                 self
             }
         }

@@ -64,7 +64,8 @@ unsafe fn find_in_object(info: &libc::dl_phdr_info, name: &CStr) -> usize {
         // SAFETY: the dynamic section ends with a null entry, which stops the walk.
         let Dynamic { tag, value } = unsafe { entry.read() };
         // glibc stores these addresses relocated; other loaders may leave them relative to the base.
-        let address = if (value as usize) < base { base.wrapping_add(value as usize) } else { value as usize };
+        let address =
+            if (value as usize) < base { base.wrapping_add(value as usize) } else { value as usize };
         match tag {
             DT_NULL => break,
             DT_STRTAB => strings = address,
@@ -91,8 +92,10 @@ unsafe fn find_by_gnu_hash(
     table: *const u32,
     name: &CStr,
 ) -> usize {
-    let wanted =
-        name.to_bytes().iter().fold(5381u32, |hash, &byte| hash.wrapping_mul(33).wrapping_add(u32::from(byte)));
+    let wanted = name
+        .to_bytes()
+        .iter()
+        .fold(5381u32, |hash, &byte| hash.wrapping_mul(33).wrapping_add(u32::from(byte)));
     // SAFETY: a GNU hash section is four header words, the 64-bit bloom filter, one word per bucket, and
     // one word per symbol from `first_symbol` on, whose lowest bit ends a chain.
     unsafe {

@@ -6,7 +6,7 @@
 //! keep their own original.
 #![allow(unsafe_code, non_upper_case_globals, non_snake_case, clippy::missing_safety_doc)]
 
-use crate::edge::{FromC, guard};
+use crate::edge::{IntoSafe, guard};
 use crate::hook;
 use crate::leaked::Leaked;
 use crate::library::{Library, Original};
@@ -39,11 +39,11 @@ unsafe impl Sync for Hook {}
 macro_rules! define {
     (@body always $body:path, $driver:ident, $($argument:ident)*) => {
         // SAFETY: these are the running call's own arguments.
-        unsafe { $body($driver, $($argument.from_c()),*) }
+        unsafe { $body($driver, $($argument.into_safe()),*) }
     };
     (@body limited $body:path, $driver:ident, $($argument:ident)*) => {
         // SAFETY: as above.
-        unsafe { $body($driver, $($argument.from_c()),*) }
+        unsafe { $body($driver, $($argument.into_safe()),*) }
     };
     (@body $group:ident $body:path, $driver:ident, $($argument:ident)*) => {
         $body($driver)
@@ -138,7 +138,7 @@ hooks! {
 
             hook::graph::add_alloc_node: cuGraphAddMemAllocNode;
             hook::graph::add_node: cuGraphAddNode;
-            hook::graph::add_node_v2: cuGraphAddNode_v2;
+            hook::graph::add_node_v2: cuGraphAddNode_v2 cuGraphAddNode_v3;
             hook::graph::instantiate: cuGraphInstantiate cuGraphInstantiate_v2;
             hook::graph::instantiate_with_flags: cuGraphInstantiateWithFlags;
             hook::graph::instantiate_with_params: cuGraphInstantiateWithParams cuGraphInstantiateWithParams_ptsz;

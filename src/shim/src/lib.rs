@@ -5,6 +5,8 @@
 //! in a process that never touches CUDA, nothing of this runs but a look at the first letters of the names
 //! it passes to `dlsym`.
 #![deny(unsafe_code)]
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![deny(clippy::print_stdout, clippy::print_stderr, clippy::exit, unused_crate_dependencies)]
 
 mod chunk;
 mod container;

@@ -112,7 +112,8 @@ impl PhysicalMemory {
     pub fn unmapped(&self, address: u64, bytes: u64) -> Vec<Credit> {
         let mut books = self.books.lock();
         let range = address..address.saturating_add(bytes);
-        let gone: Vec<(u64, u64)> = books.mappings.range(range).map(|(&start, &(_, id))| (start, id)).collect();
+        let gone: Vec<(u64, u64)> =
+            books.mappings.range(range).map(|(&start, &(_, id))| (start, id)).collect();
         let mut credits = Vec::new();
         for (start, id) in gone {
             books.mappings.remove(&start);

@@ -235,4 +235,4 @@ impl Pool {
     }
 }
 
-const _: () = assert!(STEP_BYTES % PAGE_BYTES == 0);
+const _: () = assert!(STEP_BYTES.is_multiple_of(PAGE_BYTES));

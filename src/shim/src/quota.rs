@@ -253,9 +253,8 @@ impl Quota {
         self.pools.refresh(self);
         self.graphs.refresh(self);
         let begun = self.begun.load(Ordering::Acquire);
-        let quiet = || {
-            self.in_flight.load(Ordering::Acquire) <= OWN_IN_FLIGHT.get() && !self.pools.any_growing()
-        };
+        let quiet =
+            || self.in_flight.load(Ordering::Acquire) <= OWN_IN_FLIGHT.get() && !self.pools.any_growing();
         let attributed = self.attributed_pages();
         if !quiet() {
             return self.mark_stale();

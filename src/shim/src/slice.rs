@@ -5,8 +5,8 @@
 //! hook lets its calls pass. With limits that can't be put into force there is none either, and every hook
 //! refuses: a program is never left silently unlimited. A forked child makes its own.
 
-use crate::leaked::Leaked;
 use crate::graph_memory::AllocatingGraphs;
+use crate::leaked::Leaked;
 use crate::ledger::Ledger;
 use crate::physical_memory::PhysicalMemory;
 use crate::pool::PoolDirectory;
@@ -115,13 +115,15 @@ impl Slice {
                 quotas.push(None);
                 continue;
             };
-            let (Some(found), Some(&Some(limit_bytes))) = (found.get(position), limit_bytes.get(position)) else {
+            let (Some(found), Some(&Some(limit_bytes))) = (found.get(position), limit_bytes.get(position))
+            else {
                 quotas.push(None);
                 continue;
             };
             let expected = mapped_pages(device.multiprocessors * CONTEXT_BYTES_PER_MULTIPROCESSOR);
             let index = control.device(found.gpu.uuid).map_err(StartError::Control)?;
-            let learned = describe(&control, index, limit_bytes, found.gpu.physical_bytes).map_err(StartError::Lost)?;
+            let learned =
+                describe(&control, index, limit_bytes, found.gpu.physical_bytes).map_err(StartError::Lost)?;
             let Some(account) = slot.account(index).map_err(StartError::Lost)? else {
                 // Two ordinals of one GPU: CUDA doesn't list a device twice.
                 return Err(StartError::Driver(CUerror::INVALID_DEVICE));

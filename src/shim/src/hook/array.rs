@@ -111,7 +111,11 @@ fn flat(width: usize, height: usize, format: CUarray_format, channels: u32) -> C
 }
 
 /// `cuArrayCreate_v2`.
-pub fn create(driver: impl Fn() -> CUresult, array: Out<CUarray>, shape: In<CUDA_ARRAY_DESCRIPTOR>) -> CUresult {
+pub fn create(
+    driver: impl Fn() -> CUresult,
+    array: Out<CUarray>,
+    shape: In<CUDA_ARRAY_DESCRIPTOR>,
+) -> CUresult {
     let shape = shape.get().map(|s| flat(s.Width, s.Height, s.Format, s.NumChannels));
     create_shape(driver, array, shape)
 }

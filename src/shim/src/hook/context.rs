@@ -30,7 +30,12 @@ fn charged(device: CUdevice, driver: impl Fn() -> CUresult) -> CUresult {
 }
 
 /// `cuCtxCreate` and `cuCtxCreate_v2`.
-pub fn create(driver: impl Fn() -> CUresult, _context: Out<CUcontext>, _flags: u32, device: CUdevice) -> CUresult {
+pub fn create(
+    driver: impl Fn() -> CUresult,
+    _context: Out<CUcontext>,
+    _flags: u32,
+    device: CUdevice,
+) -> CUresult {
     charged(device, driver)
 }
 
@@ -155,4 +160,3 @@ pub fn set_limit(driver: impl Fn() -> CUresult, limit: CUlimit, value: usize) ->
     quota.measure();
     Ok(())
 }
-

@@ -53,7 +53,7 @@ pub fn add_node(
     driver()
 }
 
-/// `cuGraphAddNode_v2`, with edge data.
+/// `cuGraphAddNode_v2` and `_v3`, with edge data.
 pub fn add_node_v2(
     driver: impl Fn() -> CUresult,
     node: Out<CUgraphNode>,

@@ -82,8 +82,16 @@ pub fn get_export_table(
 /// memory or launch work.
 fn looks_like_work(name: &str) -> bool {
     const SIGNS: [&str; 10] = [
-        "Alloc", "MemCreate", "ArrayCreate", "PoolCreate", "CtxCreate", "Launch", "Memcpy", "Memset",
-        "Instantiate", "BatchMem",
+        "Alloc",
+        "MemCreate",
+        "ArrayCreate",
+        "PoolCreate",
+        "CtxCreate",
+        "Launch",
+        "Memcpy",
+        "Memset",
+        "Instantiate",
+        "BatchMem",
     ];
     SIGNS.iter().any(|sign| name.contains(sign))
 }

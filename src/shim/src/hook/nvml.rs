@@ -33,7 +33,8 @@ impl View {
     /// The container's processes that hold memory of this GPU, of the asker's PID namespace.
     fn processes(&self) -> Vec<Process> {
         let Some(snapshot) = &self.snapshot else { return Vec::new() };
-        let Some(device) = snapshot.devices.iter().find(|device| device.uuid.bytes() == self.uuid.bytes()) else {
+        let Some(device) = snapshot.devices.iter().find(|device| device.uuid.bytes() == self.uuid.bytes())
+        else {
             return Vec::new();
         };
         let here = pid_namespace_of_this_process();
@@ -80,7 +81,8 @@ fn view(device: nvmlDevice_t, with_processes: bool) -> Result<Option<View>, Nvml
     if slice::is_unlimited() {
         return Ok(None);
     }
-    let Some(uuid) = driver::managed_device_uuid(device).ok().and_then(|text| text.parse::<Uuid>().ok()) else {
+    let Some(uuid) = driver::managed_device_uuid(device).ok().and_then(|text| text.parse::<Uuid>().ok())
+    else {
         return Ok(None);
     };
     let limit = limits_by_uuid()?.iter().find(|(known, _)| known.bytes() == uuid.bytes());
@@ -95,7 +97,11 @@ fn view(device: nvmlDevice_t, with_processes: bool) -> Result<Option<View>, Nvml
 }
 
 /// `nvmlDeviceGetMemoryInfo`.
-pub fn memory(driver: impl Fn() -> NvmlResult, device: nvmlDevice_t, memory: Out<nvmlMemory_t>) -> NvmlResult {
+pub fn memory(
+    driver: impl Fn() -> NvmlResult,
+    device: nvmlDevice_t,
+    memory: Out<nvmlMemory_t>,
+) -> NvmlResult {
     driver()?;
     if let Some(view) = view(device, false)? {
         let used = view.used_bytes.min(view.limit_bytes);

@@ -85,7 +85,11 @@ fn allocate(
 }
 
 /// `cuMemPoolCreate`: notes which device the pool will take from.
-pub fn create(driver: impl Fn() -> CUresult, handle: Out<CUmemoryPool>, properties: In<CUmemPoolProps>) -> CUresult {
+pub fn create(
+    driver: impl Fn() -> CUresult,
+    handle: Out<CUmemoryPool>,
+    properties: In<CUmemPoolProps>,
+) -> CUresult {
     driver()?;
     let Some(slice) = slice::current()? else { return Ok(()) };
     let (Some(handle), Some(properties)) = (handle.get(), properties.get()) else { return Ok(()) };

@@ -11,4 +11,3 @@ pub fn init(driver: impl Fn() -> CUresult, _flags: u32) -> CUresult {
     driver()?;
     slice::start()
 }
-
