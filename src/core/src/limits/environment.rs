@@ -14,8 +14,8 @@ const HAMI_CONTROL_FILE_VARIABLE: &str = "CUDA_DEVICE_MEMORY_SHARED_CACHE";
 /// Keeps our control file apart from the one HAMi's own library would make of the same variable.
 const CONTROL_FILE_SUFFIX: &str = ".vcuda";
 
-/// GPUs that HAMi's indexed variables are looked up for; its own library knows 16.
-const HAMI_INDICES: u32 = 64;
+/// GPUs that HAMi's indexed variables are looked up for: as many as its own library knows.
+const HAMI_INDICES: u32 = 16;
 
 /// Less than this can't hold a CUDA context, so a number this small was meant in another unit.
 const SMALLEST_USEFUL_BYTES: u64 = 1 << 20;
