@@ -11,6 +11,7 @@ use crate::hook;
 use crate::leaked::Leaked;
 use crate::library::{Library, Original};
 use crate::mode;
+use std::arch::naked_asm;
 use std::ffi::CStr;
 use vcuda_driver::result::{CUerror, NvmlError};
 use vcuda_driver::{cuda_signature, nvml_signature};
@@ -48,22 +49,50 @@ macro_rules! define {
     (@body $group:ident $body:path, $driver:ident, $($argument:ident)*) => {
         $body($driver)
     };
-    ({ $group:ident $library:ident $errors:ident $body:path } fn $name:ident($($argument:ident: $type:ty),* $(,)?) -> $result:ty) => {
-        #[unsafe(no_mangle)]
-        pub unsafe extern "C" fn $name($($argument: $type),*) -> $result {
-            type Function = unsafe extern "C" fn($($type),*) -> $result;
-            // SAFETY: the slot holds the driver's function of this very ABI symbol (or a stand-in that
-            // reads no arguments), whose signature the table gives.
-            let original = unsafe { std::mem::transmute::<usize, Function>(originals::$name.address()) };
-            if mode::passes!($group) {
-                // SAFETY: the program's own call, passed on unchanged.
-                return unsafe { original($($argument),*) };
-            }
+    (@governed $group:ident $errors:ident $body:path, $name:ident($($argument:ident: $type:ty),*) -> $result:ty) => {
+        unsafe extern "C" fn governed($($argument: $type),*) -> $result {
             guard(Err($errors::UNKNOWN), stringify!($name), || {
-                // SAFETY: as above; a body runs it within the program's call only.
-                let driver = || unsafe { original($($argument),*) };
+                let driver = || {
+                    type Function = unsafe extern "C" fn($($type),*) -> $result;
+                    // SAFETY: the slot holds the driver's function of this very ABI symbol (or a stand-in
+                    // that reads no arguments), whose signature the table gives; and a body runs it within
+                    // the program's own call only, with its arguments.
+                    unsafe {
+                        std::mem::transmute::<usize, Function>(originals::$name.address())($($argument),*)
+                    }
+                };
                 define!(@body $group $body, driver, $($argument)*)
             })
+        }
+    };
+    ({ always $errors:ident $body:path } fn $name:ident($($argument:ident: $type:ty),* $(,)?) -> $result:ty) => {
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $name($($argument: $type),*) -> $result {
+            define!(@governed always $errors $body, $name($($argument: $type),*) -> $result);
+            // SAFETY: the program's own call.
+            unsafe { governed($($argument),*) }
+        }
+    };
+    ({ $group:ident $errors:ident $body:path } fn $name:ident($($argument:ident: $type:ty),* $(,)?) -> $result:ty) => {
+        // In assembly, because only a jump leaves the arguments where they are, on the stack too: passing a
+        // call on costs a load, a test and two jumps.
+        #[unsafe(no_mangle)]
+        #[unsafe(naked)]
+        pub unsafe extern "C" fn $name($($argument: $type),*) -> $result {
+            define!(@governed $group $errors $body, $name($($argument: $type),*) -> $result);
+            naked_asm!(
+                "test byte ptr [rip + {mode}], {group}",
+                "jnz {governed}",
+                "mov rax, qword ptr [rip + {slot} + {address}]",
+                "test rax, rax", // not resolved yet
+                "jz {governed}",
+                "jmp rax",
+                mode = sym mode::MODE,
+                group = const mode::mask!($group),
+                slot = sym originals::$name,
+                address = const Original::ADDRESS_OFFSET,
+                governed = sym governed,
+            )
         }
     };
 }
@@ -83,7 +112,7 @@ macro_rules! hooks {
                 );
             )+)*)*)*
         }
-        $($($($( $signature! { $name, define, { $group $library $errors $body } } )+)*)*)*
+        $($($($( $signature! { $name, define, { $group $errors $body } } )+)*)*)*
 
         /// Every hooked symbol, in the order written.
         static HOOKS: &[Hook] = &[$($($($(

@@ -99,6 +99,9 @@ pub struct Original {
 }
 
 impl Original {
+    /// Where in it the address stands; 0 there means not resolved yet.
+    pub const ADDRESS_OFFSET: usize = std::mem::offset_of!(Original, address);
+
     /// A slot for `name`, not resolved yet.
     pub const fn new(library: Library, name: &'static CStr) -> Original {
         Original { library, name, address: AtomicUsize::new(0) }

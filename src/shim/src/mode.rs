@@ -5,16 +5,13 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
-const LIMITED: u8 = 1;
-const WATCHED: u8 = 2;
+/// Hooks that account for memory must run.
+pub const LIMITED: u8 = 1;
+/// Launch hooks must run.
+pub const WATCHED: u8 = 2;
 
-static MODE: AtomicU8 = AtomicU8::new(LIMITED | WATCHED);
-
-/// Whether hooks that account for memory must run.
-#[inline(always)]
-pub fn limited() -> bool {
-    MODE.load(Ordering::Relaxed) & LIMITED != 0
-}
+/// Which groups must run. Read by the exported functions themselves.
+pub static MODE: AtomicU8 = AtomicU8::new(LIMITED | WATCHED);
 
 /// Whether launch hooks must run.
 #[inline(always)]
@@ -42,19 +39,16 @@ pub fn clear_pending() {
     MODE.fetch_and(!WATCHED, Ordering::Relaxed);
 }
 
-/// Whether a call of this group of hooks goes straight to the driver.
-macro_rules! passes {
-    (always) => {
-        false
-    };
+/// The bit of a group of hooks.
+macro_rules! mask {
     (limited) => {
-        !$crate::mode::limited()
+        $crate::mode::LIMITED
     };
     (plain) => {
-        !$crate::mode::limited()
+        $crate::mode::LIMITED
     };
     (watched) => {
-        !$crate::mode::watched()
+        $crate::mode::WATCHED
     };
 }
-pub(crate) use passes;
+pub(crate) use mask;
