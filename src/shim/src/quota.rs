@@ -274,6 +274,8 @@ impl Quota {
         } else {
             self.give_back(before - pages);
         }
+        // For the tools; lost with the file, which every charge reports.
+        let _ = self.account.lock().set_overhead_pages(pages);
     }
 
     fn add_overhead(&self, pages: u64) {

@@ -14,6 +14,7 @@ use crate::quota::{Quota, QuotaFacts, mapped_pages};
 use crate::truth::Truth;
 use crate::{container, driver, fork, log, mode};
 use parking_lot::Mutex;
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,7 +24,7 @@ use vcuda_core::error::{ControlError, Lost};
 use vcuda_core::limits::{Limits, LimitsError};
 use vcuda_core::location::{default_path, default_path_to_read};
 use vcuda_core::slots::Slot;
-use vcuda_driver::cuda::types::{CUdevice, CUstream};
+use vcuda_driver::cuda::types::{CUcontext, CUdevice, CUstream};
 use vcuda_driver::result::CUerror;
 
 /// What a process gets that can't be limited as asked: "operation not permitted".
@@ -46,6 +47,8 @@ pub struct Slice {
     last_reap: Mutex<Option<Instant>>,
     /// What this process holds, allocation by allocation.
     pub ledger: Ledger,
+    /// The contexts that this process made on limited devices, primary ones apart.
+    pub contexts: Mutex<HashMap<CUcontext, CUdevice>>,
     /// The memory pools of this process.
     pub pools: PoolDirectory,
     /// The physical allocations of this process and where they are mapped.
@@ -142,6 +145,7 @@ impl Slice {
             quotas,
             last_reap: Mutex::new(None),
             ledger: Ledger::new(),
+            contexts: Mutex::default(),
             pools: PoolDirectory::default(),
             physical: PhysicalMemory::default(),
             graphs: AllocatingGraphs::default(),

@@ -4,17 +4,14 @@
 use crate::driver;
 use crate::edge::Out;
 use crate::hook::linear::credit;
-use crate::ledger::Entry;
 use crate::quota::{InFlight, Quota, mapped_pages};
 use crate::slice::{self, Slice};
 use std::sync::atomic::Ordering;
 use vcuda_driver::cuda::types::*;
 use vcuda_driver::result::CUresult;
 
-/// Runs `driver`, which makes a context on `device`, with its expected memory reserved.
-fn charged(device: CUdevice, driver: impl Fn() -> CUresult) -> CUresult {
-    let Some(slice) = slice::current()? else { return driver() };
-    let Some(quota) = slice.quota(device) else { return driver() };
+/// Runs `driver`, which makes a context on the device of `quota`, with its expected memory reserved.
+fn charged(quota: &Quota, driver: impl Fn() -> CUresult) -> CUresult {
     let first = quota.overhead_pages() == 0;
     {
         let expected = quota.context_pages.load(Ordering::Relaxed);
@@ -29,37 +26,48 @@ fn charged(device: CUdevice, driver: impl Fn() -> CUresult) -> CUresult {
     Ok(())
 }
 
+/// Runs `driver`, which makes a context on `device`, and remembers where it is.
+fn created(device: CUdevice, context: Out<CUcontext>, driver: impl Fn() -> CUresult) -> CUresult {
+    let Some(slice) = slice::current()? else { return driver() };
+    let Some(quota) = slice.quota(device) else { return driver() };
+    charged(quota, driver)?;
+    if let Some(context) = context.get() {
+        slice.contexts.lock().insert(context, device);
+    }
+    Ok(())
+}
+
 /// `cuCtxCreate` and `cuCtxCreate_v2`.
 pub fn create(
     driver: impl Fn() -> CUresult,
-    _context: Out<CUcontext>,
+    context: Out<CUcontext>,
     _flags: u32,
     device: CUdevice,
 ) -> CUresult {
-    charged(device, driver)
+    created(device, context, driver)
 }
 
 /// `cuCtxCreate_v3`, with execution affinity.
 pub fn create_v3(
     driver: impl Fn() -> CUresult,
-    _context: Out<CUcontext>,
+    context: Out<CUcontext>,
     _affinity: Out<CUexecAffinityParam>,
     _affinity_count: i32,
     _flags: u32,
     device: CUdevice,
 ) -> CUresult {
-    charged(device, driver)
+    created(device, context, driver)
 }
 
 /// `cuCtxCreate_v4`, with creation parameters.
 pub fn create_v4(
     driver: impl Fn() -> CUresult,
-    _context: Out<CUcontext>,
+    context: Out<CUcontext>,
     _parameters: Out<CUctxCreateParams>,
     _flags: u32,
     device: CUdevice,
 ) -> CUresult {
-    charged(device, driver)
+    created(device, context, driver)
 }
 
 /// `cuGreenCtxCreate`: stands on the primary context, which it may bring about.
@@ -70,8 +78,9 @@ pub fn create_green(
     device: CUdevice,
     _flags: u32,
 ) -> CUresult {
-    match driver::primary_context_is_active(device) {
-        Ok(false) => charged(device, driver),
+    let quota = slice::current()?.and_then(|slice| slice.quota(device));
+    match (quota, driver::primary_context_is_active(device)) {
+        (Some(quota), Ok(false)) => charged(quota, driver),
         _ => measured(driver),
     }
 }
@@ -92,7 +101,7 @@ pub fn retain_primary(driver: impl Fn() -> CUresult, context: Out<CUcontext>, de
     if driver::primary_context_is_active(device) == Ok(true) {
         driver()?;
     } else {
-        charged(device, &driver)?;
+        charged(quota, &driver)?;
     }
     if let Some(context) = context.get() {
         quota.primary_context.store(context.as_u64(), Ordering::Release);
@@ -100,10 +109,12 @@ pub fn retain_primary(driver: impl Fn() -> CUresult, context: Out<CUcontext>, de
     Ok(())
 }
 
-/// Runs `driver`, after which everything of `context` is gone if `is_gone` says so.
+/// Runs `driver`, after which everything of `context` is gone if `is_gone` says so. `device` is where the
+/// context was made, if that was seen.
 fn ending(
     slice: &Slice,
     context: CUcontext,
+    device: Option<CUdevice>,
     driver: impl Fn() -> CUresult,
     is_gone: impl Fn() -> bool,
 ) -> CUresult {
@@ -111,28 +122,33 @@ fn ending(
     // Taken out first: afterwards the context's handle and addresses may be somebody else's.
     let entries = slice.ledger.take_context(context);
     let ended = driver();
-    if ended.is_ok() && is_gone() {
-        for &(_, _, entry) in &entries {
-            credit(slice, entry);
-        }
-        for quota in slice.quotas().filter(|quota| quota.truth.taken_bytes().is_none()) {
-            if Some(quota.ordinal) == entries.first().map(|&(_, _, Entry { device, .. })| device) {
-                quota.drop_overhead(quota.context_pages.load(Ordering::Relaxed));
-            }
-        }
-        slice.quotas().for_each(Quota::measure);
-    } else {
+    if ended.is_err() || !is_gone() {
         for (kind, number, entry) in entries {
             slice.ledger.enter(kind, number, entry);
         }
+        return ended;
     }
-    ended
+    for (_, _, entry) in entries {
+        credit(slice, entry);
+    }
+    if let Some(quota) = device.and_then(|device| slice.quota(device))
+        && !quota.truth.is_proven()
+    {
+        quota.drop_overhead(quota.context_pages.load(Ordering::Relaxed));
+    }
+    slice.quotas().for_each(Quota::measure);
+    Ok(())
 }
 
 /// `cuCtxDestroy`, `cuCtxDestroy_v2`, `cuCtxDetach`.
 pub fn destroy(driver: impl Fn() -> CUresult, context: CUcontext) -> CUresult {
     let Some(slice) = slice::current()? else { return driver() };
-    ending(slice, context, driver, || true)
+    let device = slice.contexts.lock().remove(&context);
+    let ended = ending(slice, context, device, driver, || true);
+    if let (Err(_), Some(device)) = (ended, device) {
+        slice.contexts.lock().insert(context, device);
+    }
+    ended
 }
 
 /// `cuDevicePrimaryCtxRelease` and `cuDevicePrimaryCtxReset`, all versions.
@@ -140,7 +156,8 @@ pub fn end_primary(driver: impl Fn() -> CUresult, device: CUdevice) -> CUresult 
     let Some(slice) = slice::current()? else { return driver() };
     let Some(quota) = slice.quota(device) else { return driver() };
     let context = CUcontext(quota.primary_context.load(Ordering::Acquire) as usize);
-    ending(slice, context, driver, || driver::primary_context_is_active(device) == Ok(false))
+    let is_gone = || driver::primary_context_is_active(device) == Ok(false);
+    ending(slice, context, Some(device), driver, is_gone)
 }
 
 /// `cuCtxSetLimit`. A stack limit takes its bytes times every resident thread at once (measured: 8 KiB take

@@ -8,6 +8,7 @@ use crate::edge::{In, Out};
 use crate::export;
 use crate::{log, slice};
 use std::ffi::{CStr, c_char, c_void};
+use std::sync::atomic::{AtomicBool, Ordering};
 use vcuda_driver::cuda::resolve;
 use vcuda_driver::cuda::types::{CU_GET_PROC_ADDRESS_PER_THREAD_DEFAULT_STREAM, CUuuid};
 use vcuda_driver::result::CUresult;
@@ -57,9 +58,7 @@ fn exchange(symbol: Option<&CStr>, function: Out<*mut c_void>, version: i32, fla
             None => log::error!("{} should be limited and has no hook; please report it", known.name),
         },
         Some(known) => log::debug!("{} handed out, class {:?}", known.name, known.class),
-        None if looks_like_work(name) => log::warning!(
-            "{name} is newer than this library: what it allocates or launches is not limited; update vcuda"
-        ),
+        None if looks_like_work(name) => report_unknown(name),
         None => log::debug!("{name} handed out, unknown"),
     }
 }
@@ -76,6 +75,19 @@ pub fn get_export_table(
         log::debug!("private table {:02x?} handed out", id.bytes);
     }
     driver()
+}
+
+/// Says once that the driver has functions this library doesn't limit; `vcuda doctor` lists them.
+fn report_unknown(name: &str) {
+    static SAID: AtomicBool = AtomicBool::new(false);
+    if SAID.swap(true, Ordering::Relaxed) {
+        log::debug!("{name} handed out, unknown and not limited");
+    } else {
+        log::warning!(
+            "{name} is newer than this library: what it allocates or launches is not limited; update vcuda, \
+             and see vcuda doctor for others"
+        );
+    }
 }
 
 /// Whether a function that this library's table doesn't know would, going by its name, allocate device
