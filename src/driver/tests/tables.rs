@@ -137,12 +137,13 @@ fn a_name_and_a_version_lead_to_the_abi_that_version_knew() {
 }
 
 #[test]
-fn the_per_thread_variant_is_given_where_there_is_one() {
+fn the_per_thread_variant_is_given_alone_where_there_is_one() {
     let given = |base, version| resolve(base, version, true).map(|symbol| symbol.name);
     assert_eq!(given("cuMemcpyHtoD", 13000), Some("cuMemcpyHtoD_v2_ptds"));
     assert_eq!(given("cuMemAllocAsync", 13000), Some("cuMemAllocAsync_ptsz"));
     assert_eq!(given("cuLaunchKernel", 12000), Some("cuLaunchKernel_ptsz"));
-    assert_eq!(given("cuLaunchKernel", 6000), Some("cuLaunchKernel"));
+    assert_eq!(given("cuLaunchKernel", 6000), None);
+    assert_eq!(given("cuLaunchKernel", u32::MAX), Some("cuLaunchKernel_ptsz"));
     assert_eq!(given("cuMemAlloc", 13000), Some("cuMemAlloc_v2"));
     assert_eq!(given("cuMemcpyHtoD_v2_ptds", 13000), None);
     assert_eq!(given("cuNoSuchFunction", 13000), None);

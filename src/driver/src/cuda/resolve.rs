@@ -25,17 +25,20 @@ pub fn family(base: &str) -> impl Iterator<Item = &'static Symbol> {
 }
 
 /// What `cuGetProcAddress` gives for `base` to a program built for CUDA `version` (as `CUDA_VERSION`:
-/// 12080 is 12.8), with or without the per-thread default stream.
+/// 12080 is 12.8; `u32::MAX`, which programs pass as -1, is the newest), with or without the per-thread
+/// default stream.
 ///
-/// `None` where the base name is unknown or no ABI of it is that old. Symbols of unknown age are never
-/// given; the driver doesn't give them either.
+/// `None` where the base name is unknown, where no ABI of it is that old, or where it has per-thread
+/// variants and none of them is that old. Symbols of unknown age are never given. The driver gives the same
+/// answers, but for versions later than its own, which it refuses; `scripts/gen-driver-table --driver`
+/// compares the two.
 pub fn resolve(base: &str, version: u32, per_thread: bool) -> Option<&'static Symbol> {
-    let newest = |stream| {
-        family(base)
-            .filter(|symbol| symbol.stream == stream && symbol.since != 0 && symbol.since <= version)
-            .max_by_key(|symbol| symbol.since)
+    let of = |mode| family(base).filter(move |symbol| symbol.stream == mode);
+    let mode = match per_thread && of(StreamMode::PerThread).next().is_some() {
+        true => StreamMode::PerThread,
+        false => StreamMode::Legacy,
     };
-    per_thread.then(|| newest(StreamMode::PerThread)).flatten().or_else(|| newest(StreamMode::Legacy))
+    of(mode).filter(|symbol| symbol.since != 0 && symbol.since <= version).max_by_key(|symbol| symbol.since)
 }
 
 /// Whether a function of this name, which the table need not know, looks as if it takes device memory,

@@ -2,7 +2,7 @@
 //! Every ABI symbol of the management library, sorted by name.
 
 use crate::table::Class::{Hook, Pass, Watch};
-use crate::table::StreamMode::{Legacy};
+use crate::table::StreamMode::Legacy;
 use crate::table::{Symbol, row};
 
 /// One row per ABI symbol, sorted by name.
