@@ -54,7 +54,7 @@ def read_typedef(text: str, typedefs: dict[str, str]) -> None:
     elif match := re.match(r"^(struct|union) \w+ (\w+)$", text):
         typedefs[match[2]] = "struct"
     elif match := re.match(r"^\w[\w ]* (\w+)\(.*\)$", text):
-        typedefs[match[1]] = "function"
+        typedefs[match[1]] = "struct"  # a function, not a pointer to one: like a struct, used by address only
     elif match := re.match(r"^(.*?[\s*])(\w+)$", text):
         typedefs[match[2]] = match[1].strip()
 

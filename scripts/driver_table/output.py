@@ -65,7 +65,6 @@ def names_macro(macro: str, meaning: list[str], names: list[str]) -> list[str]:
         f"/// `{macro}! {{ callback }}` expands to `callback! {{ … }}` with\n",
         *(f"/// {line}\n" for line in meaning),
         "#[macro_export]\n",
-        "#[rustfmt::skip]\n",
         f"macro_rules! {macro} {{\n    ($callback:ident) => {{ $callback! {{\n",
         *(f"        {line}\n" for line in wrapped),
         "    } };\n}\n",
@@ -81,7 +80,6 @@ def signatures_file(library: Library, names: list[str], signatures: Signatures, 
         "///\n",
         "/// Functions that a driver exports but the headers don't declare have no signature.\n",
         "#[macro_export]\n",
-        "#[rustfmt::skip]\n",
         f"macro_rules! {library.name}_signature {{\n",
     ]
     lines += [f"    ({name}, $c:ident, $t:tt) => {{ $c! {{ $t {signatures.write(name)} }} }};\n" for name in names]

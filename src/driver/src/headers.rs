@@ -1,16 +1,15 @@
-//! Compares what this crate declares by hand with NVIDIA's own headers, by compiling a C program that
-//! prints the same numbers.
+//! Compares what this crate declares with NVIDIA's own headers, by compiling C and C++ programs that print
+//! the same facts.
+
+mod signatures;
 
 use crate::layout::Layout;
 use crate::result::{CUerror, NvmlError};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::format;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::string::{String, ToString};
 use std::sync::LazyLock;
-use std::vec::Vec;
 
 /// The headers' folder, or why they can't be had.
 static HEADERS: LazyLock<Result<PathBuf, String>> = LazyLock::new(|| {
@@ -38,28 +37,34 @@ fn headers() -> Option<&'static Path> {
     }
 }
 
-/// The numbers that a C program of these includes finds for the expressions, in their order.
-fn ask_c(folder: &Path, name: &str, preamble: &str, expressions: &[String]) -> Vec<i64> {
+/// What a program prints, compiled from `text` with the headers of `folder`. `name` ends as its language's
+/// files do.
+fn output_of(folder: &Path, name: &str, text: &str) -> String {
     let scratch = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/header-comparison");
     std::fs::create_dir_all(&scratch).unwrap();
-    let (source, program) = (scratch.join(format!("{name}.c")), scratch.join(name));
+    let source = scratch.join(name);
+    let program = source.with_extension("program");
+    std::fs::write(&source, text).unwrap();
+    let compiled = Command::new(if name.ends_with(".c") { "cc" } else { "c++" })
+        .args(["-w", "-o"])
+        .args([&program, &source])
+        .arg(format!("-I{}", folder.display()))
+        .arg(format!("-I{}", folder.join("foreign").display()))
+        .output()
+        .expect("C and C++ compilers named cc and c++");
+    assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
+    let output = Command::new(&program).output().unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The numbers that C finds for the expressions, in their order.
+fn ask_c(folder: &Path, name: &str, preamble: &str, expressions: &[String]) -> Vec<i64> {
     let mut text = format!("{preamble}#include <stddef.h>\n#include <stdio.h>\nint main(void) {{\n");
     for expression in expressions {
         writeln!(text, "    printf(\"%lld\\n\", (long long)({expression}));").unwrap();
     }
     text.push_str("    return 0;\n}\n");
-    std::fs::write(&source, text).unwrap();
-    let compiled = Command::new("cc")
-        .args(["-std=c11", "-w", "-o"])
-        .arg(&program)
-        .arg(&source)
-        .arg(format!("-I{}", folder.display()))
-        .arg(format!("-I{}", folder.join("foreign").display()))
-        .output()
-        .expect("a C compiler named cc");
-    assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
-    let output = Command::new(&program).output().unwrap();
-    String::from_utf8_lossy(&output.stdout).lines().map(|line| line.parse().unwrap()).collect()
+    output_of(folder, &format!("{name}.c"), &text).lines().map(|line| line.parse().unwrap()).collect()
 }
 
 /// Fails with every difference between C and `ours`, which maps C expressions to their value here.

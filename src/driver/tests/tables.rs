@@ -245,3 +245,31 @@ fn names_of_the_future_are_judged_by_their_words() {
     assert!(looks_like_work("cuLaunchKernelNew"));
     assert!(!looks_like_work("cuCtxGetSomething"));
 }
+
+/// Names that a real driver exports, one a line, as `nm -D` lists them.
+const EXPORTS: [(&str, fn(&str) -> Option<&'static Symbol>); 2] = [
+    (include_str!("exports/libcuda-580.159.txt"), find),
+    (include_str!("exports/libnvidia-ml-580.159.txt"), nvml::find),
+];
+
+#[test]
+fn every_function_that_a_real_driver_exports_is_known() {
+    for (exports, find) in EXPORTS {
+        // The rest of `cudbg` is a debugger's variables.
+        let names: Vec<_> = exports.lines().filter(|name| !name.starts_with("cudbg")).collect();
+        assert!(names.len() > 400);
+        for name in names {
+            assert!(find(name).is_some(), "{name} is exported and unknown");
+        }
+    }
+}
+
+#[test]
+fn everything_hooked_and_old_enough_is_exported_by_a_real_driver() {
+    let exported: BTreeSet<&str> = EXPORTS[0].0.lines().collect();
+    for symbol in cuda::symbols::SYMBOLS {
+        if symbol.class == Class::Hook && symbol.since <= 13000 {
+            assert!(exported.contains(symbol.name), "{}", symbol.name);
+        }
+    }
+}

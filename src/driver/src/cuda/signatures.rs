@@ -6,7 +6,6 @@
 ///
 /// Functions that a driver exports but the headers don't declare have no signature.
 #[macro_export]
-#[rustfmt::skip]
 macro_rules! cuda_signature {
     (cuArray3DCreate, $c:ident, $t:tt) => { $c! { $t fn cuArray3DCreate(pHandle: *mut $crate::cuda::types::CUarray, pAllocateArray: *const $crate::cuda::types::CUDA_ARRAY3D_DESCRIPTOR_v1) -> $crate::result::CUresult } };
     (cuArray3DCreate_v2, $c:ident, $t:tt) => { $c! { $t fn cuArray3DCreate_v2(pHandle: *mut $crate::cuda::types::CUarray, pAllocateArray: *const $crate::cuda::types::CUDA_ARRAY3D_DESCRIPTOR) -> $crate::result::CUresult } };
@@ -726,9 +725,9 @@ macro_rules! cuda_signature {
     (cuUserObjectCreate, $c:ident, $t:tt) => { $c! { $t fn cuUserObjectCreate(object_out: *mut $crate::cuda::types::CUuserObject, ptr: *mut ::core::ffi::c_void, destroy: *mut ::core::ffi::c_void, initialRefcount: u32, flags: u32) -> $crate::result::CUresult } };
     (cuUserObjectRelease, $c:ident, $t:tt) => { $c! { $t fn cuUserObjectRelease(object: $crate::cuda::types::CUuserObject, count: u32) -> $crate::result::CUresult } };
     (cuUserObjectRetain, $c:ident, $t:tt) => { $c! { $t fn cuUserObjectRetain(object: $crate::cuda::types::CUuserObject, count: u32) -> $crate::result::CUresult } };
-    (cuVDPAUCtxCreate, $c:ident, $t:tt) => { $c! { $t fn cuVDPAUCtxCreate(pCtx: *mut $crate::cuda::types::CUcontext, flags: u32, device: $crate::cuda::types::CUdevice, vdpDevice: u32, vdpGetProcAddress: *mut *mut ::core::ffi::c_void) -> $crate::result::CUresult } };
-    (cuVDPAUCtxCreate_v2, $c:ident, $t:tt) => { $c! { $t fn cuVDPAUCtxCreate_v2(pCtx: *mut $crate::cuda::types::CUcontext, flags: u32, device: $crate::cuda::types::CUdevice, vdpDevice: u32, vdpGetProcAddress: *mut *mut ::core::ffi::c_void) -> $crate::result::CUresult } };
-    (cuVDPAUGetDevice, $c:ident, $t:tt) => { $c! { $t fn cuVDPAUGetDevice(pDevice: *mut $crate::cuda::types::CUdevice, vdpDevice: u32, vdpGetProcAddress: *mut *mut ::core::ffi::c_void) -> $crate::result::CUresult } };
+    (cuVDPAUCtxCreate, $c:ident, $t:tt) => { $c! { $t fn cuVDPAUCtxCreate(pCtx: *mut $crate::cuda::types::CUcontext, flags: u32, device: $crate::cuda::types::CUdevice, vdpDevice: u32, vdpGetProcAddress: *mut ::core::ffi::c_void) -> $crate::result::CUresult } };
+    (cuVDPAUCtxCreate_v2, $c:ident, $t:tt) => { $c! { $t fn cuVDPAUCtxCreate_v2(pCtx: *mut $crate::cuda::types::CUcontext, flags: u32, device: $crate::cuda::types::CUdevice, vdpDevice: u32, vdpGetProcAddress: *mut ::core::ffi::c_void) -> $crate::result::CUresult } };
+    (cuVDPAUGetDevice, $c:ident, $t:tt) => { $c! { $t fn cuVDPAUGetDevice(pDevice: *mut $crate::cuda::types::CUdevice, vdpDevice: u32, vdpGetProcAddress: *mut ::core::ffi::c_void) -> $crate::result::CUresult } };
     (cuWaitExternalSemaphoresAsync, $c:ident, $t:tt) => { $c! { $t fn cuWaitExternalSemaphoresAsync(extSemArray: *const $crate::cuda::types::CUexternalSemaphore, paramsArray: *const ::core::ffi::c_void, numExtSems: u32, stream: $crate::cuda::types::CUstream) -> $crate::result::CUresult } };
     (cuWaitExternalSemaphoresAsync_ptsz, $c:ident, $t:tt) => { $c! { $t fn cuWaitExternalSemaphoresAsync_ptsz(extSemArray: *const $crate::cuda::types::CUexternalSemaphore, paramsArray: *const ::core::ffi::c_void, numExtSems: u32, stream: $crate::cuda::types::CUstream) -> $crate::result::CUresult } };
     ($name:ident, $c:ident, $t:tt) => {
@@ -739,7 +738,6 @@ macro_rules! cuda_signature {
 /// `cuda_functions! { callback }` expands to `callback! { … }` with
 /// the name of every ABI symbol that `cuda_signature!` knows.
 #[macro_export]
-#[rustfmt::skip]
 macro_rules! cuda_functions {
     ($callback:ident) => { $callback! {
         cuArray3DCreate cuArray3DCreate_v2 cuArray3DGetDescriptor cuArray3DGetDescriptor_v2 cuArrayCreate

@@ -788,7 +788,6 @@ pub static TELLING_WORDS: &[&str] = &[
 /// `cuda_symbols! { callback }` expands to `callback! { … }` with
 /// the name of every ABI symbol, in the order of the table.
 #[macro_export]
-#[rustfmt::skip]
 macro_rules! cuda_symbols {
     ($callback:ident) => { $callback! {
         cuArray3DCreate cuArray3DCreate_v2 cuArray3DGetDescriptor cuArray3DGetDescriptor_v2 cuArrayCreate

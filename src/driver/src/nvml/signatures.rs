@@ -6,7 +6,6 @@
 ///
 /// Functions that a driver exports but the headers don't declare have no signature.
 #[macro_export]
-#[rustfmt::skip]
 macro_rules! nvml_signature {
     (nvmlComputeInstanceDestroy, $c:ident, $t:tt) => { $c! { $t fn nvmlComputeInstanceDestroy(computeInstance: $crate::nvml::types::nvmlComputeInstance_t) -> $crate::result::NvmlResult } };
     (nvmlComputeInstanceGetInfo, $c:ident, $t:tt) => { $c! { $t fn nvmlComputeInstanceGetInfo(computeInstance: $crate::nvml::types::nvmlComputeInstance_t, info: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
@@ -452,7 +451,6 @@ macro_rules! nvml_signature {
 /// `nvml_functions! { callback }` expands to `callback! { … }` with
 /// the name of every ABI symbol that `nvml_signature!` knows.
 #[macro_export]
-#[rustfmt::skip]
 macro_rules! nvml_functions {
     ($callback:ident) => { $callback! {
         nvmlComputeInstanceDestroy nvmlComputeInstanceGetInfo nvmlComputeInstanceGetInfo_v2

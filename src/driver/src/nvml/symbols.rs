@@ -467,7 +467,6 @@ pub static TELLING_WORDS: &[&str] = &[
 /// `nvml_symbols! { callback }` expands to `callback! { … }` with
 /// the name of every ABI symbol, in the order of the table.
 #[macro_export]
-#[rustfmt::skip]
 macro_rules! nvml_symbols {
     ($callback:ident) => { $callback! {
         nvmlComputeInstanceDestroy nvmlComputeInstanceGetInfo nvmlComputeInstanceGetInfo_v2
