@@ -246,8 +246,10 @@ fn names_of_the_future_are_judged_by_their_words() {
     assert!(!looks_like_work("cuCtxGetSomething"));
 }
 
+type Find = fn(&str) -> Option<&'static Symbol>;
+
 /// Names that a real driver exports, one a line, as `nm -D` lists them.
-const EXPORTS: [(&str, fn(&str) -> Option<&'static Symbol>); 2] = [
+const EXPORTS: [(&str, Find); 2] = [
     (include_str!("exports/libcuda-580.159.txt"), find),
     (include_str!("exports/libnvidia-ml-580.159.txt"), nvml::find),
 ];
