@@ -1,3 +1,16 @@
 //! Behaviour of the preloaded library, one module per behaviour. See `vcuda_tests` for how tests are made.
 
+mod artefact;
+mod cli;
+mod config;
+mod control_file;
+mod faults;
+mod interception;
+mod languages;
+mod lookups;
+mod memory;
+mod memory_paths;
+mod processes;
 mod quiet;
+mod races;
+mod views;

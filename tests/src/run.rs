@@ -173,9 +173,11 @@ impl Running {
         unsafe { libc::kill(-(self.child.id() as i32), libc::SIGKILL) };
     }
 
-    /// Closes the program's input and waits for its end.
+    /// Lets the program go on past every further point and waits for its end.
     #[track_caller]
-    pub fn finish(mut self) -> Outcome {
+    pub fn finish(&mut self) -> Outcome {
+        // More than any program waits; it may have ended already.
+        let _ = self.stdin.as_mut().map(|stdin| stdin.write_all(&[b'\n'; 16]));
         drop(self.stdin.take());
         loop {
             match self.lines.recv_timeout(self.deadline.saturating_duration_since(Instant::now())) {

@@ -1,0 +1,101 @@
+//! The `vcuda` command, end to end.
+
+use serde_json::Value;
+use vcuda_tests::{Container, GIB, MIB, OUT_OF_MEMORY, Run, World, artefacts, program};
+
+fn vcuda(container: &Container) -> Run {
+    container.run(World::Bare, &artefacts().vcuda).env("VCUDA_LIBRARY", &artefacts().library)
+}
+
+#[test]
+fn run_holds_a_program_to_its_quota() {
+    let container = Container::new();
+    let paths = program("memory_paths");
+    let run =
+        vcuda(&container).args(["run", "--memory", "1GiB", "--"]).arg(&paths).args(["linear", "64", "3072"]);
+    let outcome = run.finish().clean();
+    assert_eq!(outcome.number("refused"), OUT_OF_MEMORY);
+    assert!(outcome.number("got_mib") < 1024);
+    assert!(outcome.number("got_mib") > 256);
+    let other =
+        vcuda(&container).args(["run", "--memory", "2GiB", "--"]).arg(&paths).args(["linear", "64", "3072"]);
+    assert!(other.finish().clean().number("got_mib") > 1024, "each run has a quota of its own");
+}
+
+#[test]
+fn runs_that_name_a_control_file_share_one_quota() {
+    let container = Container::new();
+    let control = container.control_path();
+    let start = || {
+        vcuda(&container)
+            .args(["run", "--memory", "2GiB", "--control-file"])
+            .arg(&control)
+            .arg("--")
+            .arg(program("memory_paths"))
+            .args(["linear", "64", "3072", "hold"])
+    };
+    let mut first = start().start();
+    first.wait_for("full");
+    let second = start().finish();
+    assert!(second.stdout.contains("failed 2"), "no context fits beside the first: {second:#?}");
+    first.go_on().wait_for("empty").go_on();
+    first.finish().clean();
+}
+
+#[test]
+fn ps_tells_who_holds_what() {
+    let container = Container::new();
+    let mut running = container.run(World::Limited, program("views")).arg("300").start();
+    running.wait_for("ready");
+    let ps = |arguments: &[&str]| {
+        vcuda(&container)
+            .arg("ps")
+            .args(arguments)
+            .arg("--control-file")
+            .arg(container.control_path())
+            .finish()
+            .clean()
+    };
+    let json: Value = serde_json::from_str(&ps(&["--json"]).stdout).expect("JSON");
+    let path = container.control_path().display().to_string();
+    let slices = json["slices"].as_array().expect("slices");
+    let slice = slices.iter().find(|slice| slice["control_file"] == *path).expect("this container's slice");
+    let device = &slice["devices"][0];
+    assert_eq!(device["uuid"], container.uuid(0));
+    assert_eq!(device["limit_bytes"], 2 * GIB);
+    assert_eq!(device["used_bytes"], container.charged_bytes(0));
+    let process = &device["processes"][0];
+    assert_eq!(process["pid"], running.pid());
+    assert_eq!(process["name"], "views");
+    assert_eq!(process["used_bytes"], container.charged_bytes(0));
+    let context = process["context_bytes"].as_u64().expect("bytes");
+    assert!(context > 500 * MIB && context < 540 * MIB, "{context}");
+    let text = ps(&[]).stdout;
+    assert!(text.contains(&running.pid().to_string()) && text.contains("of 2.00 GiB"), "{text}");
+    running.kill();
+}
+
+#[test]
+fn ps_inside_the_slice_says_the_same_as_outside() {
+    let container = Container::new();
+    let mut running = container.run(World::Limited, program("views")).arg("100").start();
+    running.wait_for("ready");
+    let ps = |world| {
+        let run = container.run(world, &artefacts().vcuda).args(["ps", "--json", "--control-file"]);
+        run.arg(container.control_path()).finish().clean().stdout
+    };
+    assert_eq!(ps(World::Bare), ps(World::Limited));
+    running.kill();
+}
+
+#[test]
+fn doctor_names_driver_gpus_and_limits() {
+    let container = Container::new();
+    let run = container.run(World::Limited, &artefacts().vcuda).env("VCUDA_LIBRARY", &artefacts().library);
+    let outcome = run.arg("doctor").finish();
+    assert!(outcome.code() <= 1, "{outcome:#?}");
+    let text = &outcome.stdout;
+    assert!(text.contains("Simulated GPU"), "{text}");
+    assert!(text.contains("2.00 GiB"), "{text}");
+    assert_eq!(container.gpu(0).process_count, 0, "looking uses no GPU");
+}
