@@ -95,7 +95,10 @@ impl Account {
     /// # Errors
     /// [`Lost`].
     pub fn count_refusal(&mut self) -> Result<(), Lost> {
-        DeviceWords::new(self.claim.file()?, self.device)?.entry().refused_count.fetch_add(1, Ordering::Relaxed);
+        DeviceWords::new(self.claim.file()?, self.device)?
+            .entry()
+            .refused_count
+            .fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 

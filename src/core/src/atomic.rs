@@ -6,7 +6,7 @@
 #[cfg(not(loom))]
 pub use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 #[cfg(loom)]
-pub use loom::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+pub use loom::sync::atomic::{AtomicU64, Ordering};
 
 /// Lets whoever holds the next step make it, after the `attempt`-th exchange in a row was lost.
 pub(crate) fn back_off(attempt: u32) {

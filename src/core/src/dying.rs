@@ -8,7 +8,7 @@
 
 use std::fs;
 
-use crate::abi::Slot;
+use crate::abi::{self, Slot};
 use crate::atomic::Ordering;
 use crate::identity::{self, pid_namespace_of_this_process};
 use crate::region::boot_time_ns;
@@ -18,6 +18,10 @@ const UNSEEN_NS: u64 = 300_000_000;
 
 /// Whether the slot's owner, whose lock is known to be free, is being torn down just now.
 pub(crate) fn is_being_torn_down(slot: &Slot) -> bool {
+    // A slot that changes hands holds nothing of its next owner yet, and its former one was found dead before.
+    if identity::status(slot) != abi::SLOT_CLAIMED {
+        return false;
+    }
     let Some(owner) = identity::read(slot) else { return false };
     if owner.pid_namespace != 0 && owner.pid_namespace == pid_namespace_of_this_process() {
         let stat = fs::read_to_string(format!("/proc/{}/stat", owner.pid));

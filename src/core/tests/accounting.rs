@@ -127,6 +127,7 @@ fn a_snapshot_tells_who_holds_what() {
     account.reserve(200, 256).unwrap();
     account.set_overhead_pages(100).unwrap();
     account.reserve(57, 256).unwrap_err();
+    account.count_refusal().unwrap();
     account.release(50).unwrap();
 
     let snapshot = control.snapshot().unwrap();
