@@ -6,9 +6,9 @@
 //! gave everything. So the address says what a small allocation took. One chunk is kept reserved ahead, so
 //! that most small allocations touch no shared word.
 
+use crate::hash::WordMap;
 use crate::quota::{MAPPING_PAGES, Quota};
 use parking_lot::Mutex;
-use std::collections::HashMap;
 use vcuda_driver::result::CUerror;
 
 /// Largest allocation that the driver packs, in bytes.
@@ -24,7 +24,7 @@ pub struct Chunks {
 #[derive(Default)]
 struct Books {
     /// Live allocations by chunk number.
-    live: HashMap<u64, u64>,
+    live: WordMap<u64, u64>,
     /// Allocations under way, each of which may open a chunk.
     under_way: u64,
     /// Chunks reserved and not opened yet.

@@ -17,7 +17,7 @@ mod raw {
     use crate::library::{Library, Original};
 
     macro_rules! call {
-        ({ $library:ident } fn $name:ident($($argument:ident: $type:ty),* $(,)?) -> $result:ty) => {
+        ({ $library:ident $exempt:ident } fn $name:ident($($argument:ident: $type:ty),* $(,)?) -> $result:ty) => {
             pub unsafe fn $name($($argument: $type),*) -> $result {
                 static ORIGINAL: Original = Original::new(
                     Library::$library,
@@ -26,6 +26,7 @@ mod raw {
                         Err(_) => panic!(),
                     },
                 );
+                let _exempt = exempt!($exempt);
                 // SAFETY: the table's signature for this very ABI symbol; arguments are the caller's care.
                 unsafe {
                     let function = std::mem::transmute::<usize, unsafe extern "C" fn($($type),*) -> $result>(
@@ -36,16 +37,32 @@ mod raw {
             }
         };
     }
+    macro_rules! exempt {
+        (exempt) => {
+            crate::capture::exempt()
+        };
+        (always_allowed) => {
+            ()
+        };
+    }
+    /// Calls that a capture may forbid.
     macro_rules! calls {
-        ($($name:ident)*) => { $( cuda_signature! { $name, call, { Cuda } } )* };
+        ($($name:ident)*) => { $( cuda_signature! { $name, call, { Cuda exempt } } )* };
+    }
+    /// Calls that no capture forbids.
+    macro_rules! always_allowed_calls {
+        ($($name:ident)*) => { $( cuda_signature! { $name, call, { Cuda always_allowed } } )* };
     }
     macro_rules! management_calls {
-        ($($name:ident)*) => { $( nvml_signature! { $name, call, { Nvml } } )* };
+        ($($name:ident)*) => { $( nvml_signature! { $name, call, { Nvml always_allowed } } )* };
+    }
+    always_allowed_calls! {
+        cuCtxGetDevice cuCtxGetCurrent cuStreamIsCapturing cuThreadExchangeStreamCaptureMode
     }
     calls! {
         cuDeviceGetCount cuDeviceGet cuDeviceGetUuid_v2 cuDeviceGetAttribute cuDeviceTotalMem_v2
-        cuCtxGetDevice cuCtxGetCurrent cuCtxGetLimit cuStreamGetDevice cuDevicePrimaryCtxGetState
-        cuDeviceGetMemPool cuDeviceGetDefaultMemPool cuMemPoolGetAttribute cuMemPoolTrimTo cuMemFree_v2 cuMemFreeAsync
+        cuCtxGetLimit cuStreamGetDevice cuDevicePrimaryCtxGetState
+        cuDeviceGetMemPool cuDeviceGetDefaultMemPool cuMemPoolGetAttribute cuMemPoolTrimTo cuMemFree_v2 cuMemFreeAsync cuModuleUnload cuLibraryUnload
         cuDeviceGetGraphMemAttribute cuDeviceGraphMemTrim
         cuGraphGetNodes cuGraphNodeGetType cuGraphMemAllocNodeGetParams cuGraphChildGraphNodeGetGraph
         cuArray3DCreate_v2 cuArrayDestroy cuArrayGetMemoryRequirements
@@ -133,6 +150,21 @@ pub fn stream_device(stream: CUstream) -> Result<CUdevice, CUerror> {
     }
 }
 
+/// Whether a stream is being captured; not, if the driver can't say.
+pub fn stream_is_capturing(stream: CUstream) -> bool {
+    let mut status = 0;
+    // SAFETY: the stream is the program's own argument, which the driver checks.
+    let asked = unsafe { raw::cuStreamIsCapturing(stream, &raw mut status) };
+    asked.is_ok() && status != CU_STREAM_CAPTURE_STATUS_NONE
+}
+
+/// Puts this thread into a capture mode and gives the one it was in.
+pub fn exchange_capture_mode(mut mode: CUstreamCaptureMode) -> Result<CUstreamCaptureMode, CUerror> {
+    // SAFETY: the pointer is to a local of the right type.
+    unsafe { raw::cuThreadExchangeStreamCaptureMode(&raw mut mode) }?;
+    Ok(mode)
+}
+
 /// A limit of the current context, in the limit's own unit.
 pub fn context_limit(limit: CUlimit) -> Result<u64, CUerror> {
     let mut value = 0;
@@ -216,6 +248,18 @@ pub fn free(pointer: CUdeviceptr) -> CUresult {
 pub fn free_async(pointer: CUdeviceptr, stream: CUstream) -> CUresult {
     // SAFETY: as in `free`; the stream is the one it was made on.
     unsafe { raw::cuMemFreeAsync(pointer, stream) }
+}
+
+/// Unloads a module the program has not seen yet.
+pub fn unload_module(module: CUmodule) -> CUresult {
+    // SAFETY: the caller owns the module: the program was never told of it.
+    unsafe { raw::cuModuleUnload(module) }
+}
+
+/// Unloads a library the program has not seen yet.
+pub fn unload_library(library: CUlibrary) -> CUresult {
+    // SAFETY: as above.
+    unsafe { raw::cuLibraryUnload(library) }
 }
 
 /// What an array of this shape takes, in bytes, as the driver itself says of a twin without memory.

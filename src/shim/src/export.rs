@@ -176,7 +176,8 @@ hooks! {
             hook::graph::launch: cuGraphLaunch cuGraphLaunch_ptsz;
             hook::graph::trim: cuDeviceGraphMemTrim;
 
-            hook::context::create: cuCtxCreate cuCtxCreate_v2;
+            hook::context::create: cuCtxCreate cuCtxCreate_v2 cuGLCtxCreate cuGLCtxCreate_v2;
+            hook::context::create_vdpau: cuVDPAUCtxCreate cuVDPAUCtxCreate_v2;
             hook::context::create_v3: cuCtxCreate_v3;
             hook::context::create_v4: cuCtxCreate_v4;
             hook::context::destroy: cuCtxDestroy cuCtxDestroy_v2 cuCtxDetach;
@@ -185,16 +186,24 @@ hooks! {
                 cuDevicePrimaryCtxRelease cuDevicePrimaryCtxRelease_v2
                 cuDevicePrimaryCtxReset cuDevicePrimaryCtxReset_v2;
             hook::context::set_limit: cuCtxSetLimit;
+
+            hook::module::from_file: cuModuleLoad;
+            hook::module::from_data: cuModuleLoadData cuModuleLoadFatBinary;
+            hook::module::from_data_ex: cuModuleLoadDataEx;
+            hook::module::library_from_data: cuLibraryLoadData;
+            hook::module::library_from_file: cuLibraryLoadFromFile;
             hook::context::create_green: cuGreenCtxCreate;
         }
         plain {
             hook::context::measured: cuGreenCtxDestroy cuCtxFromGreenCtx;
-            hook::module::loading:
-                cuModuleLoad cuModuleLoadData cuModuleLoadDataEx cuModuleLoadFatBinary cuModuleUnload
-                cuLibraryLoadData cuLibraryLoadFromFile cuLibraryUnload
-                cuStreamCreate cuStreamCreateWithPriority cuGreenCtxStreamCreate
-                cuStreamDestroy cuStreamDestroy_v2;
-            hook::module::lookup:
+            hook::stream::create: cuStreamCreate cuStreamCreateWithPriority cuGreenCtxStreamCreate;
+            hook::graph::capture_begins:
+                cuStreamBeginCapture cuStreamBeginCapture_ptsz cuStreamBeginCapture_v2 cuStreamBeginCapture_v2_ptsz
+                cuStreamBeginCaptureToGraph cuStreamBeginCaptureToGraph_ptsz
+                cuStreamBeginCaptureToCig cuStreamBeginCaptureToCig_ptsz
+                cuStreamBeginRecaptureToGraph cuStreamBeginRecaptureToGraph_ptsz;
+            hook::module::unsettling:
+                cuModuleUnload cuLibraryUnload cuStreamDestroy cuStreamDestroy_v2
                 cuModuleGetFunction cuModuleGetGlobal cuModuleGetGlobal_v2 cuLibraryGetKernel
                 cuLibraryGetModule cuLibraryGetGlobal cuLibraryGetManaged cuKernelGetFunction cuFuncLoad
                 cuDeviceSetMemPool cuMemSetMemPool;

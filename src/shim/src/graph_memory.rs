@@ -5,9 +5,9 @@
 //! once and for good; destroying it keeps the memory reserved for other graphs until it is trimmed.
 
 use crate::driver;
+use crate::hash::WordMap;
 use crate::quota::{Quota, Reservation, pages};
 use parking_lot::{Mutex, RwLock};
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use vcuda_driver::cuda::types::CUgraphExec;
 
@@ -103,7 +103,7 @@ pub struct Footprint {
 #[derive(Default)]
 pub struct AllocatingGraphs {
     any: AtomicBool,
-    footprints: RwLock<HashMap<CUgraphExec, Vec<Footprint>>>,
+    footprints: RwLock<WordMap<CUgraphExec, Vec<Footprint>>>,
 }
 
 impl AllocatingGraphs {

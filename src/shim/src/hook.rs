@@ -13,3 +13,4 @@ pub mod nvml;
 pub mod physical;
 pub mod pool;
 pub mod start;
+pub mod stream;

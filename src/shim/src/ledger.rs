@@ -3,9 +3,8 @@
 //! Finding and removing an entry costs the same with ten entries and with a hundred thousand. Holds no
 //! lock across a driver call. Knows nothing of quotas: entries are plain data until somebody credits them.
 
+use crate::hash::{WordMap, spread};
 use parking_lot::Mutex;
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 use vcuda_driver::cuda::types::CUcontext;
 
 /// What an entry's number is.
@@ -45,7 +44,7 @@ pub struct Entry {
 
 const SHARDS: usize = 16;
 
-type Shard = Mutex<HashMap<(Kind, u64), Entry, BuildHasherDefault<WordHasher>>>;
+type Shard = Mutex<WordMap<(Kind, u64), Entry>>;
 
 /// All live allocations of this process that are charged one by one.
 pub struct Ledger {
@@ -55,12 +54,12 @@ pub struct Ledger {
 impl Ledger {
     /// An empty ledger.
     pub fn new() -> Ledger {
-        Ledger { shards: std::array::from_fn(|_| Mutex::new(HashMap::default())) }
+        Ledger { shards: std::array::from_fn(|_| Mutex::new(WordMap::default())) }
     }
 
     fn shard(&self, number: u64) -> &Shard {
         // Device pointers differ above their 512 B alignment, handles in all bits.
-        let index = (mix(number) >> 60) as usize % SHARDS;
+        let index = (spread(number) >> 60) as usize % SHARDS;
         // In range by the line above; the first shard serves as the answer that cannot be wrong.
         self.shards.get(index).unwrap_or(&self.shards[0])
     }
@@ -89,34 +88,5 @@ impl Ledger {
             });
         }
         dead
-    }
-}
-
-/// Spreads a pointer's bits; one multiplication (Fibonacci hashing, Knuth vol. 3, 6.4).
-fn mix(number: u64) -> u64 {
-    (number ^ (number >> 32)).wrapping_mul(0x9E37_79B9_7F4A_7C15)
-}
-
-/// Hashes the two words of a key. Keys come from the driver, not from an adversary.
-#[derive(Default)]
-pub struct WordHasher(u64);
-
-impl Hasher for WordHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-    fn write(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.write_u64(u64::from(byte));
-        }
-    }
-    fn write_u64(&mut self, word: u64) {
-        self.0 = mix(self.0.rotate_left(5) ^ word);
-    }
-    fn write_usize(&mut self, word: usize) {
-        self.write_u64(word as u64);
-    }
-    fn write_isize(&mut self, word: isize) {
-        self.write_u64(word as u64);
     }
 }

@@ -8,6 +8,7 @@
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 #![deny(clippy::print_stdout, clippy::print_stderr, clippy::exit, unused_crate_dependencies)]
 
+mod capture;
 mod chunk;
 mod container;
 mod dlsym;
@@ -17,6 +18,7 @@ mod elf;
 mod export;
 mod fork;
 mod graph_memory;
+mod hash;
 mod hook;
 mod leaked;
 mod ledger;

@@ -3,8 +3,9 @@
 //!
 //! Imported allocations are known and not charged: their exporter pays.
 
+use crate::hash::WordMap;
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use vcuda_driver::cuda::types::CUmemGenericAllocationHandle;
 
 /// What to credit: pages on a device.
@@ -26,8 +27,8 @@ struct Allocation {
 #[derive(Default)]
 struct Books {
     next: u64,
-    allocations: HashMap<u64, Allocation>,
-    handles: HashMap<CUmemGenericAllocationHandle, u64>,
+    allocations: WordMap<u64, Allocation>,
+    handles: WordMap<CUmemGenericAllocationHandle, u64>,
     /// By start address: length in bytes and allocation.
     mappings: BTreeMap<u64, (u64, u64)>,
 }

@@ -6,9 +6,9 @@
 //! noticed whenever somebody needs the room or the overhead is measured.
 
 use crate::driver;
+use crate::hash::WordMap;
 use crate::quota::{PAGE_BYTES, Quota, pages};
 use parking_lot::{Mutex, RwLock};
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use vcuda_driver::cuda::types::CUmemoryPool;
 use vcuda_driver::result::CUerror;
@@ -48,7 +48,7 @@ pub enum Place {
 /// All pools of this process by handle. Books live as long as the process, which opens few.
 #[derive(Default)]
 pub struct PoolDirectory {
-    places: RwLock<HashMap<CUmemoryPool, Place>>,
+    places: RwLock<WordMap<CUmemoryPool, Place>>,
 }
 
 impl PoolDirectory {
@@ -106,6 +106,9 @@ impl Pools {
 
     /// Notices what pools have given back, and gives back what is reserved ahead for nothing.
     pub fn refresh(&self, quota: &Quota) {
+        if self.list.read().is_empty() {
+            return;
+        }
         for pool in self.all() {
             pool.refresh(quota);
         }

@@ -117,9 +117,14 @@ impl Quota {
         Ok(pages.saturating_mul(PAGE_BYTES))
     }
 
-    /// Bytes charged to this process on this device.
-    pub fn own_bytes(&self) -> u64 {
-        self.account.lock().used_pages().saturating_mul(PAGE_BYTES)
+    /// Whether the container holds more than its limit, by what drivers took unasked.
+    pub fn is_over(&self) -> bool {
+        self.used_bytes().is_ok_and(|used_bytes| used_bytes > self.limit_bytes)
+    }
+
+    /// Whether anything is charged to another process than this one.
+    pub fn is_shared(&self, used_bytes: u64) -> bool {
+        used_bytes > self.account.lock().used_pages().saturating_mul(PAGE_BYTES)
     }
 
     /// Marks a call that changes what the driver holds; measuring waits for none to be under way.

@@ -6,6 +6,7 @@
 //! refuses: a program is never left silently unlimited. A forked child makes its own.
 
 use crate::graph_memory::AllocatingGraphs;
+use crate::hash::WordMap;
 use crate::leaked::Leaked;
 use crate::ledger::Ledger;
 use crate::physical_memory::PhysicalMemory;
@@ -14,7 +15,6 @@ use crate::quota::{Quota, QuotaFacts, mapped_pages};
 use crate::truth::Truth;
 use crate::{container, driver, fork, log, mode};
 use parking_lot::Mutex;
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -48,7 +48,7 @@ pub struct Slice {
     /// What this process holds, allocation by allocation.
     pub ledger: Ledger,
     /// The contexts that this process made on limited devices, primary ones apart.
-    pub contexts: Mutex<HashMap<CUcontext, CUdevice>>,
+    pub contexts: Mutex<WordMap<CUcontext, CUdevice>>,
     /// The memory pools of this process.
     pub pools: PoolDirectory,
     /// The physical allocations of this process and where they are mapped.

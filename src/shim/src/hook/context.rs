@@ -6,6 +6,7 @@ use crate::edge::Out;
 use crate::hook::linear::credit;
 use crate::quota::{InFlight, Quota, mapped_pages};
 use crate::slice::{self, Slice};
+use std::ffi::c_void;
 use std::sync::atomic::Ordering;
 use vcuda_driver::cuda::types::*;
 use vcuda_driver::result::CUresult;
@@ -37,12 +38,24 @@ fn created(device: CUdevice, context: Out<CUcontext>, driver: impl Fn() -> CUres
     Ok(())
 }
 
-/// `cuCtxCreate` and `cuCtxCreate_v2`.
+/// `cuCtxCreate`, `cuCtxCreate_v2`, and `cuGLCtxCreate`.
 pub fn create(
     driver: impl Fn() -> CUresult,
     context: Out<CUcontext>,
     _flags: u32,
     device: CUdevice,
+) -> CUresult {
+    created(device, context, driver)
+}
+
+/// `cuVDPAUCtxCreate`.
+pub fn create_vdpau(
+    driver: impl Fn() -> CUresult,
+    context: Out<CUcontext>,
+    _flags: u32,
+    device: CUdevice,
+    _vdpau_device: u32,
+    _vdpau_lookup: Out<c_void>,
 ) -> CUresult {
     created(device, context, driver)
 }

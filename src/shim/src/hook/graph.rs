@@ -1,5 +1,6 @@
 //! Graphs: memory of allocation nodes is charged when a launch or upload makes the driver take it.
 
+use crate::capture;
 use crate::driver;
 use crate::edge::{In, Out};
 use crate::graph_memory::{Footprint, node_pages};
@@ -9,6 +10,12 @@ use crate::slice::{self, Slice};
 use std::ffi::{c_char, c_void};
 use vcuda_driver::cuda::types::*;
 use vcuda_driver::result::{CUerror, CUresult};
+
+/// Every way to begin a stream capture.
+pub fn capture_begins(driver: impl Fn() -> CUresult) -> CUresult {
+    capture::note_begun();
+    driver()
+}
 
 /// Refuses an allocation node that no launch could ever back.
 fn refuse_hopeless(parameters: Option<CUDA_MEM_ALLOC_NODE_PARAMS>) -> CUresult {

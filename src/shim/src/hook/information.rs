@@ -9,8 +9,10 @@ use vcuda_driver::result::CUresult;
 fn slice_memory() -> Result<Option<(u64, u64)>, vcuda_driver::result::CUerror> {
     let Some(slice) = slice::current()? else { return Ok(None) };
     let Some(quota) = slice.current_quota()? else { return Ok(None) };
+    // Pools shrink behind our back when streams pass synchronisation points.
+    quota.pools.refresh(quota);
     let mut used_bytes = quota.used_bytes()?;
-    if used_bytes > quota.own_bytes() && slice.reap_if_due() {
+    if quota.is_shared(used_bytes) && slice.reap_if_due() {
         used_bytes = quota.used_bytes()?;
     }
     Ok(Some((quota.limit_bytes.saturating_sub(used_bytes), quota.limit_bytes)))

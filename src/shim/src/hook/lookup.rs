@@ -51,14 +51,14 @@ fn exchange(symbol: Option<&CStr>, function: Out<*mut c_void>, version: i32, fla
     }
     let Some(name) = symbol.and_then(|symbol| symbol.to_str().ok()) else { return };
     let per_thread = flags & u64::from(CU_GET_PROC_ADDRESS_PER_THREAD_DEFAULT_STREAM) != 0;
-    match resolve::resolve(name, version.max(0) as u32, per_thread) {
+    match resolve::resolve(name, version as u32, per_thread) {
         // A driver that keeps its exported symbols apart from what it hands out.
         Some(known) if known.class == Class::Hook => match export::find_by_name(known.name) {
             Some(hook) => function.set(hook.address as *mut c_void),
             None => log::error!("{} should be limited and has no hook; please report it", known.name),
         },
         Some(known) => log::debug!("{} handed out, class {:?}", known.name, known.class),
-        None if looks_like_work(name) => report_unknown(name),
+        None if resolve::looks_like_work(name) => report_unknown(name),
         None => log::debug!("{name} handed out, unknown"),
     }
 }
@@ -88,22 +88,4 @@ fn report_unknown(name: &str) {
              and see vcuda doctor for others"
         );
     }
-}
-
-/// Whether a function that this library's table doesn't know would, going by its name, allocate device
-/// memory or launch work.
-fn looks_like_work(name: &str) -> bool {
-    const SIGNS: [&str; 10] = [
-        "Alloc",
-        "MemCreate",
-        "ArrayCreate",
-        "PoolCreate",
-        "CtxCreate",
-        "Launch",
-        "Memcpy",
-        "Memset",
-        "Instantiate",
-        "BatchMem",
-    ];
-    SIGNS.iter().any(|sign| name.contains(sign))
 }

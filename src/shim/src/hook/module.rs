@@ -1,23 +1,105 @@
 //! Modules and libraries: code and static data take device memory when they are loaded, at once or at the
 //! first use of a function, in amounts that only measuring can tell.
+//!
+//! A load that turns out to have taken the slice over its quota is undone and refused. What a launch loads
+//! lazily can't be undone: it is charged, and further requests are refused.
 
+use crate::driver;
+use crate::edge::{In, Out};
 use crate::quota::Quota;
 use crate::slice;
-use vcuda_driver::result::CUresult;
+use std::ffi::{c_char, c_void};
+use vcuda_driver::cuda::types::{CUlibrary, CUmodule};
+use vcuda_driver::result::{CUerror, CUresult};
 
-/// Calls that load or unload code: measured right after.
-pub fn loading(driver: impl Fn() -> CUresult) -> CUresult {
+/// Runs a load, measures it, and undoes it if the slice is over its quota now.
+fn load(driver: impl Fn() -> CUresult, undo: impl FnOnce()) -> CUresult {
     driver()?;
-    if let Some(slice) = slice::current()? {
-        slice.quotas().for_each(Quota::mark_stale);
-        slice.measure_stale();
-    }
-    Ok(())
+    let Some(slice) = slice::current()? else { return Ok(()) };
+    slice.quotas().for_each(Quota::measure);
+    let Some(over) = slice.quotas().find(|quota| quota.is_over()) else { return Ok(()) };
+    undo();
+    over.count_refusal();
+    slice.quotas().for_each(Quota::measure);
+    Err(CUerror::OUT_OF_MEMORY)
 }
 
-/// Calls that look up a function or variable, which may load it lazily now or at its first launch: the next
-/// launch measures.
-pub fn lookup(driver: impl Fn() -> CUresult) -> CUresult {
+fn unload(module: Out<CUmodule>) -> impl FnOnce() {
+    move || {
+        if let Some(module) = module.get() {
+            // A module that can't be unloaded stays charged.
+            let _ = driver::unload_module(module);
+        }
+    }
+}
+
+fn unload_library(library: Out<CUlibrary>) -> impl FnOnce() {
+    move || {
+        if let Some(library) = library.get() {
+            // As above.
+            let _ = driver::unload_library(library);
+        }
+    }
+}
+
+/// `cuModuleLoad`.
+pub fn from_file(driver: impl Fn() -> CUresult, module: Out<CUmodule>, _path: In<c_char>) -> CUresult {
+    load(driver, unload(module))
+}
+
+/// `cuModuleLoadData` and `cuModuleLoadFatBinary`.
+pub fn from_data(driver: impl Fn() -> CUresult, module: Out<CUmodule>, _image: In<c_void>) -> CUresult {
+    load(driver, unload(module))
+}
+
+/// `cuModuleLoadDataEx`.
+pub fn from_data_ex(
+    driver: impl Fn() -> CUresult,
+    module: Out<CUmodule>,
+    _image: In<c_void>,
+    _option_count: u32,
+    _options: Out<u32>,
+    _values: Out<*mut c_void>,
+) -> CUresult {
+    load(driver, unload(module))
+}
+
+/// `cuLibraryLoadData`.
+#[allow(clippy::too_many_arguments)] // as the driver has them
+pub fn library_from_data(
+    driver: impl Fn() -> CUresult,
+    library: Out<CUlibrary>,
+    _code: In<c_void>,
+    _jit_options: Out<u32>,
+    _jit_values: Out<*mut c_void>,
+    _jit_count: u32,
+    _options: Out<u32>,
+    _values: Out<*mut c_void>,
+    _count: u32,
+) -> CUresult {
+    load(driver, unload_library(library))
+}
+
+/// `cuLibraryLoadFromFile`.
+#[allow(clippy::too_many_arguments)] // as the driver has them
+pub fn library_from_file(
+    driver: impl Fn() -> CUresult,
+    library: Out<CUlibrary>,
+    _path: In<c_char>,
+    _jit_options: Out<u32>,
+    _jit_values: Out<*mut c_void>,
+    _jit_count: u32,
+    _options: Out<u32>,
+    _values: Out<*mut c_void>,
+    _count: u32,
+) -> CUresult {
+    load(driver, unload_library(library))
+}
+
+/// Calls that give code or streams back, whose memory the driver may keep or free: the next launch measures.
+///
+/// Also look-ups of functions and variables, which may load them lazily, now or at the first launch.
+pub fn unsettling(driver: impl Fn() -> CUresult) -> CUresult {
     driver()?;
     if let Some(slice) = slice::current()? {
         slice.quotas().for_each(Quota::mark_stale);

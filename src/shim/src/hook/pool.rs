@@ -1,5 +1,6 @@
 //! Stream-ordered allocation and memory pools.
 
+use crate::capture;
 use crate::driver;
 use crate::edge::{In, Out};
 use crate::pool::{Place, Pool, Room};
@@ -54,6 +55,10 @@ pub fn alloc(
     stream: CUstream,
 ) -> CUresult {
     let Some(slice) = slice::current()? else { return driver() };
+    // What a captured stream allocates is charged when the graph is launched.
+    if capture::is_capturing(stream) {
+        return driver();
+    }
     let Some(quota) = slice.stream_quota(stream)? else { return driver() };
     let handle = driver::current_pool(quota.ordinal)?;
     allocate(slice, handle, bytes, stream, pointer, driver)
@@ -68,6 +73,9 @@ pub fn alloc_from(
     stream: CUstream,
 ) -> CUresult {
     let Some(slice) = slice::current()? else { return driver() };
+    if capture::is_capturing(stream) {
+        return driver();
+    }
     allocate(slice, handle, bytes, stream, pointer, driver)
 }
 
