@@ -77,5 +77,5 @@ fn it_stays_loaded() {
         sections.dynamic(endian, &*bytes).expect("a dynamic section").expect("a dynamic section");
     let flags = entries.iter().find(|entry| entry.d_tag(endian) == elf::DT_FLAGS_1);
     let flags = flags.expect("flags").d_val(endian);
-    assert_ne!(flags & u64::from(elf::DF_1_NODELETE.0), 0, "unloading it would leave hooks dangling");
+    assert_ne!(flags & elf::DF_1_NODELETE.0, 0, "unloading it would leave hooks dangling");
 }
