@@ -1,5 +1,5 @@
-//! The hash of the library's own tables, whose keys are addresses and handles from the driver: two
-//! multiplications at most, where the standard library's would guard against keys chosen by an adversary.
+//! The hash of the library's own tables, whose keys are addresses and handles from the driver: one
+//! multiplication a word, where the standard library's would guard against keys chosen by an adversary.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -7,9 +7,11 @@ use std::hash::{BuildHasherDefault, Hasher};
 /// A table keyed by words.
 pub type WordMap<K, V> = HashMap<K, V, BuildHasherDefault<WordHasher>>;
 
-/// Spreads a word's bits over the whole word (Fibonacci hashing, Knuth vol. 3, 6.4).
+/// Spreads a word's bits over the whole word: a full product with the golden ratio's bits, its halves folded
+/// together. Addresses differ in their middle bits only, and tables look at both ends of a hash.
 pub fn spread(word: u64) -> u64 {
-    (word ^ (word >> 32)).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+    let product = u128::from(word) * 0x9E37_79B9_7F4A_7C15;
+    (product >> 64) as u64 ^ product as u64
 }
 
 /// Hashes the words of a key.
