@@ -58,6 +58,11 @@ pub struct Slice {
 }
 
 impl Slice {
+    /// The container's control file.
+    pub fn control(&self) -> &Arc<Control> {
+        &self.control
+    }
+
     /// The quota of a device; `None` if it has no limit.
     pub fn quota(&self, device: CUdevice) -> Option<&Quota> {
         self.quotas.get(usize::try_from(device).ok()?)?.as_ref()
@@ -276,16 +281,13 @@ pub fn is_unlimited() -> bool {
 /// Takes over what dead processes of the container left. Returns how many are being torn down just now:
 /// dead, but their device memory not all given back.
 pub fn reap() -> u32 {
-    match STANDING.get() {
-        Some(Standing::Limited(slice)) => slice.control.reap().map_or(0, |reaped| reaped.dying),
-        _ => 0,
-    }
+    started().and_then(|slice| slice.control.reap().ok()).map_or(0, |reaped| reaped.dying)
 }
 
-/// The control file of this process, if it is limited.
-pub fn control() -> Option<&'static Arc<Control>> {
+/// The slice, if limits are in force in this process already.
+pub fn started() -> Option<&'static Slice> {
     match STANDING.get() {
-        Some(Standing::Limited(slice)) => Some(&slice.control),
+        Some(Standing::Limited(slice)) if fork::is_owner() => Some(slice),
         _ => None,
     }
 }

@@ -66,13 +66,18 @@ fn limits_by_uuid() -> Result<&'static [(Uuid, Option<u64>)], NvmlError> {
     Ok(RESOLVED.publish(None, gpus.iter().map(|gpu| gpu.uuid).zip(limit_bytes).collect()))
 }
 
-/// The control file: this process's own, or whatever is at its place.
+/// The control file, with what dead processes left taken out: this process's own, or whatever is at its
+/// place.
 fn control() -> Option<Arc<Control>> {
-    if let Some(control) = slice::control() {
-        return Some(Arc::clone(control));
+    if let Some(slice) = slice::started() {
+        slice.reap_if_due();
+        return Some(Arc::clone(slice.control()));
     }
     let limits = slice::configured().ok()??;
-    Control::open_existing(slice::control_path_to_read(limits)).ok()
+    let control = Control::open_existing(slice::control_path_to_read(limits)).ok()?;
+    // A file that this process may only read is cleaned by others.
+    let _ = control.reap();
+    Some(control)
 }
 
 /// The view of a GPU, with its processes if `with_processes`; `None` where it has no limit or the
