@@ -1,13 +1,15 @@
 /* Watches device memory from outside, by the management library, as fast as it answers:
  *
- *     gpu_watch [GPU=0]
+ *     gpu_watch
+ *     gpu_watch once
  *
- * Says "watching" after its first sample, watches until a line or the end of standard input, and prints the
- * first and the highest figures: what the whole GPU had in use, and what its processes had together. */
+ * The first form says "watching" after its first sample, watches until a line or the end of standard input, and prints the
+ * first and the highest figures: what the whole GPU had in use, and what its processes had together. The second
+ * prints what the GPU and each process have now. Both look at the first GPU. */
 #include <nvml.h>
 #include <poll.h>
 #include <stdio.h>
-#include <stdlib.h>
+#include <string.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -26,8 +28,9 @@ static unsigned long long used_bytes(void) {
     return memory.used;
 }
 
+static nvmlProcessInfo_t processes[MOST_PROCESSES];
+
 static unsigned long long bytes_of_processes(unsigned *count) {
-    static nvmlProcessInfo_t processes[MOST_PROCESSES];
     unsigned long long sum = 0;
     *count = MOST_PROCESSES;
     if (nvmlDeviceGetComputeRunningProcesses(gpu, count, processes) != NVML_SUCCESS) *count = 0;
@@ -38,13 +41,18 @@ static unsigned long long bytes_of_processes(unsigned *count) {
 
 int main(int argc, char **argv) {
     nvmlReturn_t result = nvmlInit();
-    if (result == NVML_SUCCESS) result = nvmlDeviceGetHandleByIndex(argc > 1 ? (unsigned)atoi(argv[1]) : 0, &gpu);
+    if (result == NVML_SUCCESS) result = nvmlDeviceGetHandleByIndex(0, &gpu);
     if (result != NVML_SUCCESS) {
         printf("failed %d nvml\n", result);
         return 1;
     }
     unsigned count, most_count = 0;
     unsigned long long samples = 0, first_used = used_bytes(), first_of_processes = bytes_of_processes(&count);
+    if (argc > 1 && !strcmp(argv[1], "once")) {
+        printf("used %llu\n", first_used);
+        for (unsigned i = 0; i < count; i++) printf("process %u %llu\n", processes[i].pid, processes[i].usedGpuMemory);
+        return 0;
+    }
     unsigned long long peak_used = first_used, peak_of_processes = first_of_processes;
     struct pollfd input = {STDIN_FILENO, POLLIN, 0};
     double start = now_seconds(), longest_gap = 0, last = start;

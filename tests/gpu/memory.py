@@ -1,0 +1,119 @@
+"""Every allocation path against its quota, and what is charged against what the host counts."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+from report import Section
+from world import MIB, Done, Failure, Machine, Slice
+
+OUT_OF_MEMORY = 2
+QUOTA_MIB = 2048
+STEP_MIB = "64"
+MOST_MIB = "3072"
+# Contexts on the same GPU at the same time while paths run.
+PARALLEL = 4
+
+
+def charged_bytes(machine: Machine, within: Slice) -> int:
+    """What the slice's control file says is in use of its GPU."""
+    command = [str(machine.vcuda), "ps", "--json", "--control-file", str(within.control)]
+    record = json.loads(machine.run(command, seconds=20).must().out)
+    for one in record["slices"]:
+        if one["control_file"] == str(within.control):
+            return sum(device["used_bytes"] for device in one["devices"])
+    raise Failure(f"vcuda ps doesn't show {within.control}")
+
+
+def host_bytes(machine: Machine) -> dict[int, int]:
+    """What the host's management library puts down to each process."""
+    done = machine.run([machine.program("gpu_watch"), "once"], seconds=20).must()
+    pairs = (line.split()[1:] for line in done.out.splitlines() if line.startswith("process "))
+    return {int(pid): int(count) for pid, count in pairs}
+
+
+def got_mib(done: Done, prefix: str = "") -> float:
+    names = ("again_mib", "again_taken_mib") if prefix else ("got_mib", "taken_mib")
+    return max(done.number(name) for name in names)
+
+
+def run_path(machine: Machine, name: str) -> dict:
+    """Runs one path bare and in a slice of its own."""
+    program = machine.program("memory_paths")
+    bare = machine.run([program, name, STEP_MIB, MOST_MIB], seconds=60)
+    within = machine.slice(f"{QUOTA_MIB}MiB")
+    child = machine.start([program, name, STEP_MIB, MOST_MIB, "hold"], within, seconds=60)
+    outcome = {"name": name, "bare": bare}
+    try:
+        child.wait_for("full")
+        outcome["charged"] = charged_bytes(machine, within)
+        outcome["host"] = host_bytes(machine).get(child.process.pid)
+        child.tell()
+        child.wait_for("empty")
+        child.tell()
+    except Failure:
+        pass  # Unsupported, or failed: its output says which.
+    outcome["limited"] = child.finish()
+    return outcome
+
+
+def judge_path(section: Section, outcome: dict) -> None:
+    name, bare, limited = outcome["name"], outcome["bare"], outcome["limited"]
+    if bare.code == 0 and bare.out.startswith("unsupported"):
+        section.skip(name, f"the driver answers {bare.value('unsupported')}")
+        return
+    try:
+        bare_mib = got_mib(bare.must())
+        got, again = got_mib(limited.must()), got_mib(limited, "again")
+        refused, again_refused = int(limited.number("refused")), int(limited.number("again_refused"))
+        step_mib = max(got / max(limited.number("steps"), 1), 1)
+    except Failure as failure:
+        section.add(name, str(failure), "runs", False)
+        return
+    charged_mib = outcome["charged"] / MIB
+    found = f"bare {bare_mib:.0f} MiB; got {got:.0f} MiB, refused {refused}, again {again:.0f} MiB, charged {charged_mib:.0f}"
+    if outcome["host"] is not None:
+        found += f", host counts {outcome['host'] / MIB:.0f}"
+    if name == "pinned_host":
+        section.add(name, found, "not device memory: not charged", refused == 0 and limited.number("taken_mib") == 0)
+        return
+    reached = refused == OUT_OF_MEMORY and again_refused == OUT_OF_MEMORY
+    # Streams take so little that they may never reach the quota.
+    if name == "streams" and refused == 0:
+        reached = True
+    within_quota = charged_mib <= QUOTA_MIB
+    if outcome["host"] is not None:
+        within_quota = within_quota and outcome["host"] / MIB <= QUOTA_MIB
+    ok = reached and within_quota and bare_mib > got and abs(again - got) <= step_mib + 2
+    section.add(
+        name, found, "refused with 2, got again", ok,
+        bare_mib=bare_mib, got_mib=got, again_mib=again, refused=refused, charged_mib=charged_mib,
+        host_mib=None if outcome["host"] is None else outcome["host"] / MIB,
+    )  # fmt: skip
+
+
+def paths(machine: Machine, section: Section, quick: bool) -> None:
+    names = machine.run([machine.program("memory_paths"), "list"], seconds=20).must().out.split()
+    machine.program("gpu_watch")
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        for outcome in pool.map(lambda name: run_path(machine, name), names):
+            judge_path(section, outcome)
+
+
+def accuracy(machine: Machine, section: Section, quick: bool) -> None:
+    within = machine.slice("16GiB")
+    child = machine.start(machine.python("mixed"), within, seconds=40)
+    for stage in ("loaded", "trained", "emptied"):
+        child.wait_for(stage)
+        charged = charged_bytes(machine, within)
+        counted = host_bytes(machine).get(child.process.pid)
+        if counted is None:
+            raise Failure("the host's management library does not list the process")
+        child.tell()
+        allowed = max(counted * 0.01, 32 * MIB)
+        section.add(
+            stage, f"charged {charged / MIB:.1f} MiB, host counts {counted / MIB:.1f} MiB",
+            f"within {allowed / MIB:.0f} MiB", abs(charged - counted) <= allowed,
+            charged_bytes=charged, host_bytes=counted,
+        )  # fmt: skip
+    done = child.finish().must()
+    section.add("stderr of the program", f"{len(done.err.splitlines())} lines", "none of ours", "vcuda:" not in done.err)
