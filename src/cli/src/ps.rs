@@ -28,7 +28,11 @@ impl Ps {
         let mut snapshots = Vec::new();
         for path in slices::find(&self.control_file) {
             match Control::open_existing(&path) {
-                Ok(control) => snapshots.push(control.snapshot()?),
+                Ok(control) => {
+                    // What dead processes left; a file that may only be read is cleaned by others.
+                    let _ = control.reap();
+                    snapshots.push(control.snapshot()?);
+                }
                 Err(error) if self.control_file.contains(&path) => return Err(error.into()),
                 // It may have gone since it was listed, and its directory may hold other files.
                 Err(error) => match error.kind() {

@@ -27,6 +27,9 @@ pub const MAPPING_BYTES: u64 = 2 << 20;
 /// [`MAPPING_BYTES`] in pages.
 pub const MAPPING_PAGES: u64 = MAPPING_BYTES / PAGE_BYTES;
 
+/// One call begun, in [`Quota::calls`].
+const CALL_BEGUN: u64 = 1 << 32;
+
 /// `bytes` in pages, rounded up.
 pub const fn pages(bytes: u64) -> u64 {
     bytes.div_ceil(PAGE_BYTES)
@@ -54,10 +57,9 @@ pub struct Quota {
     attributed: AtomicI64,
     /// Pages charged for what the driver took unasked.
     overhead: AtomicU64,
-    /// Calls between their reservation (or the start of a free) and their end.
-    in_flight: AtomicU64,
-    /// Number of such calls ever begun.
-    begun: AtomicU64,
+    /// Calls between their reservation (or the start of a free) and their end, in the low half; and how many
+    /// ever began, in the high half, which may wrap.
+    calls: AtomicU64,
     /// Something happened whose cost only measuring can tell.
     stale: AtomicBool,
     /// How the driver's own count is read.
@@ -96,8 +98,7 @@ impl Quota {
             account: Mutex::new(account),
             attributed: AtomicI64::new(0),
             overhead: AtomicU64::new(0),
-            in_flight: AtomicU64::new(0),
-            begun: AtomicU64::new(0),
+            calls: AtomicU64::new(0),
             stale: AtomicBool::new(false),
             truth,
             chunks: Chunks::default(),
@@ -129,8 +130,7 @@ impl Quota {
 
     /// Marks a call that changes what the driver holds; measuring waits for none to be under way.
     pub fn begin(&self) -> InFlight<'_> {
-        self.begun.fetch_add(1, Ordering::Relaxed);
-        self.in_flight.fetch_add(1, Ordering::AcqRel);
+        self.calls.fetch_add(CALL_BEGUN | 1, Ordering::AcqRel);
         OWN_IN_FLIGHT.set(OWN_IN_FLIGHT.get() + 1);
         InFlight { quota: self, _same_thread: PhantomData }
     }
@@ -257,15 +257,17 @@ impl Quota {
         self.stale.store(false, Ordering::Release);
         self.pools.refresh(self);
         self.graphs.refresh(self);
-        let begun = self.begun.load(Ordering::Acquire);
-        let quiet =
-            || self.in_flight.load(Ordering::Acquire) <= OWN_IN_FLIGHT.get() && !self.pools.any_growing();
+        let calls = self.calls.load(Ordering::Acquire);
+        let quiet = calls & (CALL_BEGUN - 1) <= OWN_IN_FLIGHT.get() && !self.pools.any_growing();
         let attributed = self.attributed_pages();
-        if !quiet() {
+        if !quiet {
             return self.mark_stale();
         }
         let Some(taken_bytes) = self.truth.taken_bytes() else { return };
-        if !quiet() || self.begun.load(Ordering::Acquire) != begun || self.attributed_pages() != attributed {
+        let unchanged = self.calls.load(Ordering::Acquire) == calls
+            && !self.pools.any_growing()
+            && self.attributed_pages() == attributed;
+        if !unchanged {
             return self.mark_stale();
         }
         self.set_overhead(pages(taken_bytes).saturating_sub(attributed));
@@ -331,7 +333,7 @@ pub struct InFlight<'quota> {
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         OWN_IN_FLIGHT.set(OWN_IN_FLIGHT.get().saturating_sub(1));
-        self.quota.in_flight.fetch_sub(1, Ordering::AcqRel);
+        self.quota.calls.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
