@@ -1,5 +1,8 @@
-"""What the library adds to a call: the same program bare, preloaded without a limit, and in a slice, in turns."""
+"""What the library adds to a call: the same program bare, preloaded without a limit, and in a slice, in turns.
+And what it adds to the start of a program that doesn't use CUDA."""
 
+import os
+import time
 from statistics import median
 
 from report import Section
@@ -15,6 +18,26 @@ TARGETS = {
 }
 # The call itself, not what is added: in a slice the driver need not be asked.
 ABSOLUTE_TARGETS = {"memory_info_ns": ("limited", 200), "memory_info_live_ns": ("limited", 200)}
+
+# A command that doesn't use CUDA, and the milliseconds its start may take longer.
+STARTS = [("/bin/true", ["/bin/true"], 0.2), ("python3 -c pass", ["/usr/bin/env", "python3", "-c", "pass"], 0.5)]
+
+
+def starts(machine: Machine, section: Section, quick: bool) -> None:
+    environments = {"bare": machine.environment(), "limited": machine.slice("4GiB").environment()}
+    for name, command, most_ms in STARTS:
+        taken: dict[str, list[float]] = {world: [] for world in environments}
+        for turn in range(20 if quick else 200):
+            for world in environments if turn % 2 == 0 else reversed(environments):
+                start = time.perf_counter()
+                child = os.posix_spawn(command[0], command, environments[world])
+                os.waitpid(child, 0)
+                taken[world].append((time.perf_counter() - start) * 1e3)
+        added = median(taken["limited"]) - median(taken["bare"])
+        section.add(
+            f"start of {name}, ms", f"bare {median(taken['bare']):.2f}; preloaded {median(taken['limited']):.2f}, added {added:+.3f}",
+            f"at most +{most_ms} ms", added <= most_ms, **taken,
+        )  # fmt: skip
 
 
 def cost(machine: Machine, section: Section, quick: bool) -> None:
@@ -49,3 +72,4 @@ def cost(machine: Machine, section: Section, quick: bool) -> None:
             world, most = ABSOLUTE_TARGETS[name]
             expected, ok = f"{world}: at most {most} ns", median(by_world[world]) <= most
         section.add(name.removesuffix("_ns").replace("_", " ") + ", ns", text, expected, ok, **figures)
+    starts(machine, section, quick)

@@ -20,7 +20,7 @@ def loss(weights, inputs, wanted):
 def train() -> list[float]:
     keys = jax.random.split(jax.random.key(0), 3)
     inputs = jax.random.normal(keys[0], (1024, 64))
-    wanted = jnp.sin(inputs.sum(axis=1, keepdims=True))
+    wanted = inputs[:, :8].sum(axis=1, keepdims=True)
     weights = {
         "first": jax.random.normal(keys[1], (64, 256)) / 8,
         "second": jax.random.normal(keys[2], (256, 1)) / 16,

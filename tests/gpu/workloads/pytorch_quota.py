@@ -25,7 +25,7 @@ def train() -> list[float]:
     network = torch.nn.Sequential(torch.nn.Linear(256, 1024), torch.nn.ReLU(), torch.nn.Linear(1024, 1)).cuda()
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
     inputs = torch.randn(2048, 256, device="cuda")
-    wanted = inputs.sum(dim=1, keepdim=True).sin()
+    wanted = inputs[:, :8].sum(dim=1, keepdim=True)
     losses = []
     for _ in range(100):
         optimizer.zero_grad(set_to_none=True)
