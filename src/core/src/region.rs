@@ -257,6 +257,9 @@ fn temporary_name(path: &Path) -> Result<(PathBuf, u64), ControlError> {
 
 /// Reserves every page, so that a full disk shows now and not as a SIGBUS later, and writes what is not zero.
 fn write_new(file: &File, generation: u64) -> io::Result<()> {
+    if file_size_limit() < FILE_BYTES as u64 {
+        return Err(io::Error::from_raw_os_error(libc::EFBIG));
+    }
     // SAFETY: a call on an open descriptor; it reports failure by its value.
     let failure = unsafe { libc::posix_fallocate(file.as_raw_fd(), 0, FILE_BYTES as libc::off_t) };
     if failure != 0 {
@@ -270,6 +273,14 @@ fn write_new(file: &File, generation: u64) -> io::Result<()> {
     file.write_all_at(&abi::SENTINEL.to_le_bytes(), (FILE_BYTES - size_of::<u64>()) as u64)?;
     file.write_all_at(&header_bytes(generation), 0)?;
     file.set_permissions(Permissions::from_mode(0o666))
+}
+
+/// The largest file this process may write (`ulimit -f`): writing a larger one would kill it by SIGXFSZ.
+fn file_size_limit() -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: the pointer is to a local of the right type; on failure it keeps its value.
+    unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &raw mut limit) };
+    limit.rlim_cur
 }
 
 /// A field of the header that is the same in every file: its offset, its width in bytes and its value.

@@ -3,6 +3,8 @@
 //! The tests fork, so they run one at a time: a child forked during another test's claim would prolong that claim.
 #![cfg(not(loom))]
 
+mod child;
+
 use std::fs::File;
 use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::path::{Path, PathBuf};
@@ -14,6 +16,8 @@ use vcuda_core::control::Control;
 use vcuda_core::device::{DeviceIndex, Uuid};
 use vcuda_core::error::{Lost, ReserveError};
 use vcuda_core::slots::Reaped;
+
+use child::Child;
 
 const GPU: Uuid = Uuid::gpu(*b"0123456789abcdef");
 
@@ -45,58 +49,6 @@ impl Place {
 
     fn alive(&self) -> Vec<Option<bool>> {
         self.control.snapshot().unwrap().processes.iter().map(|process| process.alive).collect()
-    }
-}
-
-/// A forked process that is killed, if it still runs, when this goes.
-struct Child {
-    pid: libc::pid_t,
-    reaped: bool,
-}
-
-impl Child {
-    /// Forks. The child runs `process` and exits with 0, or with 101 if it panicked.
-    fn fork(process: impl FnOnce()) -> Self {
-        // SAFETY: the child uses only what glibc keeps usable after fork (malloc, files) and leaves by _exit.
-        let pid = unsafe { libc::fork() };
-        assert!(pid >= 0);
-        if pid == 0 {
-            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(process));
-            let code = if outcome.is_ok() { 0 } else { 101 };
-            // SAFETY: ends the process without running what the parent registered.
-            unsafe { libc::_exit(code) }
-        }
-        Self { pid, reaped: false }
-    }
-
-    fn wait(&mut self) -> i32 {
-        let mut status = 0;
-        // SAFETY: waits for our own child, once.
-        assert_eq!(unsafe { libc::waitpid(self.pid, &mut status, 0) }, self.pid);
-        self.reaped = true;
-        status
-    }
-
-    fn kill(mut self) {
-        self.signal_and_wait();
-    }
-
-    fn signal_and_wait(&mut self) {
-        if !self.reaped {
-            // SAFETY: our own child, not waited for yet, so the pid is its own.
-            unsafe { libc::kill(self.pid, libc::SIGKILL) };
-            self.wait();
-        }
-    }
-
-    fn succeed(mut self) {
-        assert_eq!(self.wait(), 0, "the child failed");
-    }
-}
-
-impl Drop for Child {
-    fn drop(&mut self) {
-        self.signal_and_wait();
     }
 }
 
@@ -197,7 +149,7 @@ fn exec_ends_the_claim_although_the_process_goes_on() {
     }
     assert_eq!(reaped, Reaped { slots: 1, pages: 10, dying: 0 });
     // SAFETY: asks about our own child.
-    assert_eq!(unsafe { libc::waitpid(child.pid, &mut 0, libc::WNOHANG) }, 0, "sleep should be running");
+    assert_eq!(unsafe { libc::waitpid(child.pid(), &mut 0, libc::WNOHANG) }, 0, "sleep should be running");
     child.signal_and_wait();
 }
 
