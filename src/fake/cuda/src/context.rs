@@ -1,0 +1,478 @@
+//! Contexts: what a program has on one device, and each thread's stack of current ones.
+
+use crate::attributes::threads_per_multiprocessor;
+use crate::backing::STEP_BYTES;
+use crate::chunk::Chunks;
+use crate::device::Device;
+use crate::driver::driver;
+use crate::edge::{FromC, Out};
+use crate::settings::settings;
+use crate::slab::{Slab, handle_of};
+use crate::stream::{self, Stream};
+use crate::{memory, space};
+use parking_lot::Mutex;
+use std::cell::{Cell, RefCell};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize};
+use vcuda_driver::cuda::types::{CUcontext, CUdevice};
+use vcuda_driver::result::{CUerror, CUresult};
+use vcuda_fake_machine::Bytes;
+
+/// What a context takes of a GPU with 132 multiprocessors: on the process, and on top of that.
+const PROCESS_BYTES: u64 = 518 << 20;
+const DEVICE_ONLY_BYTES: u64 = 89 << 16;
+const USUAL_MULTIPROCESSORS: u64 = 132;
+/// Stack per thread that the context comes with.
+pub const STACK_BYTES: u64 = 1024;
+/// What small arrays are rounded up to.
+const SMALL_ARRAY_BYTES: u64 = 512;
+
+pub static CONTEXTS: Slab<Context> = Slab::new();
+
+/// A context. One that was destroyed has id 0.
+#[derive(Default)]
+pub struct Context {
+    pub id: AtomicU64,
+    ordinal: AtomicUsize,
+    pub flags: AtomicU32,
+    pub api_version: AtomicU32,
+    /// Code of the error that every further call gets, or 0.
+    pub broken: AtomicU32,
+    /// Multiprocessors of a green context; 0: all of them.
+    pub multiprocessors: AtomicU32,
+    /// When all work queued so far is done.
+    pub tail_ns: AtomicU64,
+    /// The same of the streams that wait for the default stream and it for them.
+    pub blocking_tail_ns: AtomicU64,
+    legacy_stream: AtomicUsize,
+    pub holdings: Mutex<Holdings>,
+}
+
+/// What a context has taken of its device beside the program's own allocations.
+pub struct Holdings {
+    base: Bytes,
+    pub stack_bytes: u64,
+    pub streams: u64,
+    pub stream_bytes: u64,
+    pub image_bytes: u64,
+    pub image_taken_bytes: u64,
+    pub limits: [u64; 12],
+    pub chunks: Chunks,
+    pub array_chunks: Chunks,
+}
+
+impl Default for Holdings {
+    fn default() -> Holdings {
+        Holdings {
+            base: Bytes::default(),
+            stack_bytes: STACK_BYTES,
+            streams: 0,
+            stream_bytes: 0,
+            image_bytes: 0,
+            image_taken_bytes: 0,
+            limits: [STACK_BYTES, 8_650_752, 8 << 20, 0, 2048, 64, 11_796_480, 232_448, 0, 0, 0, 0],
+            chunks: Chunks::new(512),
+            array_chunks: Chunks::new(SMALL_ARRAY_BYTES),
+        }
+    }
+}
+
+thread_local! {
+    /// The current context and the id it had when it became current.
+    static CURRENT: Cell<Option<(&'static Context, u64)>> = const { Cell::new(None) };
+    /// The contexts below it.
+    static BELOW: RefCell<Vec<Option<(&'static Context, u64)>>> = const { RefCell::new(Vec::new()) };
+}
+
+impl FromC<CUcontext> for &'static Context {
+    unsafe fn from_c(value: CUcontext) -> Result<&'static Context, CUerror> {
+        CONTEXTS.get(value.0).ok_or(CUerror::INVALID_CONTEXT)
+    }
+}
+
+/// Null means none.
+impl FromC<CUcontext> for Option<&'static Context> {
+    unsafe fn from_c(value: CUcontext) -> Result<Option<&'static Context>, CUerror> {
+        if value.is_null() {
+            return Ok(None);
+        }
+        CONTEXTS.get(value.0).map(Some).ok_or(CUerror::INVALID_CONTEXT)
+    }
+}
+
+impl Context {
+    /// The calling thread's context, if it can be used.
+    #[inline]
+    pub fn current() -> Result<&'static Context, CUerror> {
+        match CURRENT.get() {
+            None => Err(CUerror::INVALID_CONTEXT),
+            Some((context, id)) if context.id.load(Acquire) != id => Err(CUerror::CONTEXT_IS_DESTROYED),
+            Some((context, _)) => Ok(context),
+        }
+    }
+
+    /// Makes a context on a device, or nothing.
+    pub fn create(device: &Device, flags: u32) -> Result<&'static Context, CUerror> {
+        static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+        let base = base_bytes(device);
+        device.take_as(base)?;
+        let undo = |error| {
+            device.give_as(base);
+            error
+        };
+        let context = CONTEXTS.add().ok_or(CUerror::OUT_OF_MEMORY).map_err(undo)?;
+        context.ordinal.store(device.ordinal, Relaxed);
+        context.flags.store(flags, Relaxed);
+        context.api_version.store(3020, Relaxed);
+        context.broken.store(0, Relaxed);
+        context.multiprocessors.store(0, Relaxed);
+        context.tail_ns.store(0, Relaxed);
+        context.blocking_tail_ns.store(0, Relaxed);
+        *context.holdings.lock() = Holdings { base, ..Holdings::default() };
+        context.id.store(NEXT_ID.fetch_add(1, Relaxed), Release);
+        let legacy = Stream::create_default(context).map_err(undo)?;
+        context.legacy_stream.store(handle_of(legacy), Release);
+        driver().member.count_contexts(device.gpu, 1);
+        Ok(context)
+    }
+
+    /// Ends a context with everything in it; false if it was over already.
+    pub fn destroy(&'static self) -> bool {
+        self.wait();
+        let id = self.id.swap(0, Release);
+        if id == 0 {
+            return false;
+        }
+        let device = self.device();
+        for allocation in space::remove_of_context(id) {
+            memory::give_back(&allocation, None);
+        }
+        crate::array::destroy_of_context(id);
+        crate::module::unload_of_context(id);
+        stream::destroy_of_context(id);
+        let held = std::mem::take(&mut *self.holdings.lock());
+        let mut held = held;
+        for start in held.chunks.drain().into_iter().chain(held.array_chunks.drain()) {
+            memory::give_chunk(device, start);
+        }
+        device.give_as(held.base);
+        device.give(held.stack_taken(device) + held.stream_bytes + held.image_taken_bytes);
+        driver().member.count_contexts(device.gpu, -1);
+        CONTEXTS.remove(self);
+        true
+    }
+
+    /// The device the context is on.
+    #[inline]
+    pub fn device(&self) -> &'static Device {
+        &driver().devices[self.ordinal.load(Relaxed)]
+    }
+
+    pub fn handle(&self) -> CUcontext {
+        CUcontext(handle_of(self))
+    }
+
+    /// The default stream that all threads share.
+    #[inline]
+    pub fn legacy_stream(&self) -> Result<&'static Stream, CUerror> {
+        stream::STREAMS.get(self.legacy_stream.load(Acquire)).ok_or(CUerror::CONTEXT_IS_DESTROYED)
+    }
+
+    /// Waits until all work queued so far is done.
+    pub fn wait(&self) {
+        vcuda_fake_machine::sleep_until(self.tail_ns.load(Acquire));
+        crate::callback::wait_for_context(self.id.load(Relaxed));
+    }
+
+    /// Fails if an earlier kernel broke the context.
+    #[inline]
+    pub fn check(&self) -> CUresult {
+        match CUerror::new(self.broken.load(Relaxed)) {
+            None => Ok(()),
+            Some(error) => Err(error),
+        }
+    }
+
+    /// Makes every further call fail with `error`, as a bad kernel does.
+    pub fn break_with(&self, error: CUerror) {
+        self.broken.store(error.code(), Relaxed);
+    }
+
+    /// Makes room for one more stream.
+    pub fn take_stream(&self) -> CUresult {
+        let mut held = self.holdings.lock();
+        let streams = held.streams + 1;
+        let wanted = (streams.div_ceil(4) + streams / 42) * STEP_BYTES;
+        if let Some(more) = wanted.checked_sub(held.stream_bytes).filter(|&more| more > 0) {
+            self.device().take(more)?;
+            held.stream_bytes += more;
+        }
+        held.streams = streams;
+        Ok(())
+    }
+
+    /// Changes the stack that each thread of the device has. What that takes is taken at once.
+    pub fn set_stack(&self, bytes: u64) -> CUresult {
+        let device = self.device();
+        let mut held = self.holdings.lock();
+        let before = held.stack_taken(device);
+        let stack_bytes = std::mem::replace(&mut held.stack_bytes, bytes.next_multiple_of(16));
+        let after = held.stack_taken(device);
+        if after > before {
+            device.take(after - before).inspect_err(|_| held.stack_bytes = stack_bytes)?;
+        } else {
+            device.give(before - after);
+        }
+        held.limits[0] = held.stack_bytes;
+        Ok(())
+    }
+
+    /// Makes room for code: what goes beyond the 2 MiB that contexts come with.
+    pub fn take_image(&self, bytes: u64) -> CUresult {
+        let mut held = self.holdings.lock();
+        let wanted = image_steps(held.image_bytes + bytes);
+        if let Some(more) = wanted.checked_sub(held.image_taken_bytes).filter(|&more| more > 0) {
+            self.device().take(more)?;
+            held.image_taken_bytes = wanted;
+        }
+        held.image_bytes += bytes;
+        Ok(())
+    }
+
+    /// Gives code's room back.
+    pub fn give_image(&self, bytes: u64) {
+        let mut held = self.holdings.lock();
+        held.image_bytes -= bytes;
+        let wanted = image_steps(held.image_bytes);
+        self.device().give(held.image_taken_bytes - wanted);
+        held.image_taken_bytes = wanted;
+    }
+}
+
+fn image_steps(bytes: u64) -> u64 {
+    bytes.next_multiple_of(STEP_BYTES).saturating_sub(STEP_BYTES)
+}
+
+impl Holdings {
+    /// Device memory that the stacks take beyond what the context comes with.
+    fn stack_taken(&self, device: &Device) -> u64 {
+        let gpu = device.facts();
+        let threads = u64::from(gpu.multiprocessors) * threads_per_multiprocessor(gpu);
+        (self.stack_bytes.saturating_sub(STACK_BYTES) * threads).next_multiple_of(STEP_BYTES)
+    }
+}
+
+fn base_bytes(device: &Device) -> Bytes {
+    let scale = |bytes: u64| bytes * u64::from(device.facts().multiprocessors) / USUAL_MULTIPROCESSORS;
+    let process = settings().context_bytes.unwrap_or_else(|| scale(PROCESS_BYTES)).next_multiple_of(1 << 16);
+    Bytes { device: process + scale(DEVICE_ONLY_BYTES).next_multiple_of(1 << 16), process }
+}
+
+fn set_current(context: Option<&'static Context>) {
+    CURRENT.set(context.map(|context| (context, context.id.load(Acquire))));
+}
+
+pub fn create(out: Out<CUcontext>, flags: u32, device: CUdevice) -> CUresult {
+    if flags & !0xff != 0 {
+        return Err(CUerror::INVALID_VALUE);
+    }
+    let context = Context::create(driver().device(device)?, flags)?;
+    push(context)?;
+    out.set(context.handle());
+    Ok(())
+}
+
+/// The affinity is taken note of by nobody: simulated kernels don't depend on it.
+pub fn create_v3(
+    out: Out<CUcontext>,
+    _affinity: *mut Affinity,
+    _count: i32,
+    flags: u32,
+    device: CUdevice,
+) -> CUresult {
+    create(out, flags, device)
+}
+
+/// As for `create_v3`.
+pub fn create_v4(out: Out<CUcontext>, _params: *mut Params, flags: u32, device: CUdevice) -> CUresult {
+    create(out, flags, device)
+}
+
+type Affinity = vcuda_driver::cuda::types::CUexecAffinityParam;
+type Params = vcuda_driver::cuda::types::CUctxCreateParams;
+
+pub fn destroy(context: &'static Context) -> CUresult {
+    if crate::primary::is_primary(context) {
+        return Err(CUerror::INVALID_CONTEXT);
+    }
+    let is_current = CURRENT.get().is_some_and(|(current, _)| std::ptr::eq(current, context));
+    if !context.destroy() {
+        return Err(CUerror::CONTEXT_IS_DESTROYED);
+    }
+    if is_current {
+        CURRENT.set(BELOW.with_borrow_mut(|below| below.pop().flatten()));
+    }
+    Ok(())
+}
+
+pub fn push(context: &'static Context) -> CUresult {
+    BELOW.with_borrow_mut(|below| below.push(CURRENT.get()));
+    set_current(Some(context));
+    Ok(())
+}
+
+pub fn pop(out: Option<Out<CUcontext>>) -> CUresult {
+    let (context, _) = CURRENT.get().ok_or(CUerror::INVALID_CONTEXT)?;
+    CURRENT.set(BELOW.with_borrow_mut(|below| below.pop().flatten()));
+    if let Some(out) = out {
+        out.set(context.handle());
+    }
+    Ok(())
+}
+
+pub fn set(context: Option<&'static Context>) -> CUresult {
+    set_current(context);
+    Ok(())
+}
+
+/// A destroyed context stays current, and stays told, until it is popped.
+pub fn get(out: Out<CUcontext>) -> CUresult {
+    out.set(CURRENT.get().map_or(CUcontext::NULL, |(context, _)| context.handle()));
+    Ok(())
+}
+
+pub fn get_device(out: Out<CUdevice>) -> CUresult {
+    out.set(Context::current()?.device().ordinal as CUdevice);
+    Ok(())
+}
+
+pub fn get_device_of(out: Out<CUdevice>, context: Option<&'static Context>) -> CUresult {
+    let context = context.map_or_else(Context::current, Ok)?;
+    out.set(context.device().ordinal as CUdevice);
+    Ok(())
+}
+
+pub fn get_flags(out: Out<u32>) -> CUresult {
+    out.set(Context::current()?.flags.load(Relaxed));
+    Ok(())
+}
+
+pub fn set_flags(flags: u32) -> CUresult {
+    Context::current()?.flags.store(flags, Relaxed);
+    Ok(())
+}
+
+pub fn get_id(context: Option<&'static Context>, out: Out<u64>) -> CUresult {
+    let context = context.map_or_else(Context::current, Ok)?;
+    out.set(context.id.load(Relaxed));
+    Ok(())
+}
+
+pub fn get_api_version(context: Option<&'static Context>, out: Out<u32>) -> CUresult {
+    let context = context.map_or_else(Context::current, Ok)?;
+    out.set(context.api_version.load(Relaxed));
+    Ok(())
+}
+
+pub fn synchronize() -> CUresult {
+    synchronize_of(None)
+}
+
+pub fn synchronize_of(context: Option<&'static Context>) -> CUresult {
+    crate::capture::forbid_unsafe()?;
+    let context = context.map_or_else(Context::current, Ok)?;
+    context.wait();
+    crate::pool::release_surplus(context.device());
+    context.check()
+}
+
+pub fn get_limit(out: Out<usize>, limit: u32) -> CUresult {
+    let context = Context::current()?;
+    match limit {
+        3 | 9 => Err(CUerror::UNSUPPORTED_LIMIT),
+        0..=8 => {
+            out.set(context.holdings.lock().limits[limit as usize] as usize);
+            Ok(())
+        }
+        _ => Err(CUerror::INVALID_VALUE),
+    }
+}
+
+pub fn set_limit(limit: u32, value: usize) -> CUresult {
+    let context = Context::current()?;
+    match limit {
+        0 => context.set_stack(value as u64),
+        3 | 9 => Err(CUerror::UNSUPPORTED_LIMIT),
+        1..=8 => {
+            context.holdings.lock().limits[limit as usize] = value as u64;
+            Ok(())
+        }
+        _ => Err(CUerror::INVALID_VALUE),
+    }
+}
+
+pub fn get_cache_config(out: Out<u32>) -> CUresult {
+    Context::current()?;
+    out.set(0);
+    Ok(())
+}
+
+/// Caches aren't simulated.
+pub fn set_cache_config(_config: u32) -> CUresult {
+    Context::current().map(|_| ())
+}
+
+/// Banks of shared memory aren't simulated; four bytes is what GPUs of today have.
+pub fn get_shared_config(out: Out<u32>) -> CUresult {
+    Context::current()?;
+    out.set(1);
+    Ok(())
+}
+
+pub fn reset_persisting_cache() -> CUresult {
+    Context::current().map(|_| ())
+}
+
+pub fn stream_priority_range(least: Option<Out<i32>>, greatest: Option<Out<i32>>) -> CUresult {
+    Context::current()?;
+    if let Some(least) = least {
+        least.set(0);
+    }
+    if let Some(greatest) = greatest {
+        greatest.set(-5);
+    }
+    Ok(())
+}
+
+pub fn get_exec_affinity(out: Out<Affinity>, kind: u32) -> CUresult {
+    let device = Context::current()?.device();
+    if kind != 0 {
+        return Err(CUerror::UNSUPPORTED_EXEC_AFFINITY);
+    }
+    out.set(Affinity { type_: kind, sm_count: device.facts().multiprocessors });
+    Ok(())
+}
+
+/// All simulated GPUs reach each other's memory.
+pub fn enable_peer_access(peer: &'static Context, flags: u32) -> CUresult {
+    if flags != 0 {
+        return Err(CUerror::INVALID_VALUE);
+    }
+    if std::ptr::eq(Context::current()?.device(), peer.device()) {
+        return Err(CUerror::INVALID_DEVICE);
+    }
+    Ok(())
+}
+
+pub fn disable_peer_access(peer: &'static Context) -> CUresult {
+    enable_peer_access(peer, 0)
+}
+
+/// Contexts were counted once; now attaching is no more than looking.
+pub fn attach(out: Out<CUcontext>, flags: u32) -> CUresult {
+    if flags != 0 {
+        return Err(CUerror::INVALID_VALUE);
+    }
+    out.set(Context::current()?.handle());
+    Ok(())
+}

@@ -1,0 +1,39 @@
+//! What the environment asks of the simulated driver, read once by `cuInit` or whoever asks first.
+
+use std::sync::OnceLock;
+
+/// The version that the driver says it has, unless told otherwise: CUDA 13.0.
+const DRIVER_VERSION: u32 = 13_000;
+const MIB: u64 = 1 << 20;
+
+/// The environment's wishes.
+pub struct Settings {
+    /// `1000 * major + 10 * minor`; functions added later are not found by `cuGetProcAddress`.
+    pub driver_version: u32,
+    /// Launches and copies take no time at all.
+    pub is_null: bool,
+    /// Memory put down to the process for each context; `None`: by the number of multiprocessors.
+    pub context_bytes: Option<u64>,
+    /// Value of `CUDA_VISIBLE_DEVICES`.
+    pub visible_devices: Option<String>,
+}
+
+/// The environment's wishes.
+pub fn settings() -> &'static Settings {
+    static SETTINGS: OnceLock<Settings> = OnceLock::new();
+    SETTINGS.get_or_init(|| Settings {
+        driver_version: number("VCUDA_FAKE_DRIVER_VERSION").map_or(DRIVER_VERSION, |version| version as u32),
+        is_null: number("VCUDA_FAKE_NULL").is_some_and(|number| number != 0),
+        context_bytes: number("VCUDA_FAKE_CONTEXT_MIB").map(|mib| mib * MIB),
+        visible_devices: std::env::var("CUDA_VISIBLE_DEVICES").ok(),
+    })
+}
+
+fn number(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    let number = text.trim().parse().ok();
+    if number.is_none() && !text.is_empty() {
+        eprintln!("simulated driver: {name}: '{text}' is no whole number; left out");
+    }
+    number
+}
