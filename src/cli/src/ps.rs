@@ -120,18 +120,20 @@ fn slice(snapshot: &Snapshot, own_namespace: u64) -> String {
     if !snapshot.at_path {
         text.push_str("  was removed or replaced: programs started from now on count apart\n");
     }
-    for device in &snapshot.devices {
-        text.push_str(&format!("  {}  {}\n", short_uuid(device, &snapshot.devices), of_quota(device)));
+    let used: Vec<&DeviceView> = snapshot.devices.iter().filter(|device| device.used_bytes > 0).collect();
+    for device in &used {
+        text.push_str(&format!("  {}  {}\n", name_of(device, &used), of_quota(device)));
         text.push_str("        PID  PROCESS                  HOLDS    OF THAT CONTEXTS\n");
         for process in living(snapshot) {
-            let held = process.devices.iter().find(|view| view.device == device.index);
-            let mark = if is_elsewhere(process, own_namespace) { '*' } else { ' ' };
+            let Some(held) = process.devices.iter().find(|view| view.device == device.index) else {
+                continue;
+            };
             text.push_str(&format!(
-                "  {:>9}{mark} {:<20} {:>9}    {:>16}\n",
-                process.identity.pid,
+                "  {} {:<20} {:>9}    {:>16}\n",
+                process_id(process, own_namespace),
                 cut(&process.identity.name, 20),
-                size::text(held.map_or(0, |view| view.used_bytes)),
-                size::text(held.map_or(0, |view| view.overhead_bytes)),
+                size::text(held.used_bytes),
+                size::text(held.overhead_bytes),
             ));
         }
         let held: u64 = living(snapshot).map(|process| process.used_bytes(device.index)).sum();
@@ -140,23 +142,26 @@ fn slice(snapshot: &Snapshot, own_namespace: u64) -> String {
             text.push_str(&format!("             {rest} of ended processes, free again when next needed\n"));
         }
     }
-    if snapshot.devices.is_empty() {
-        for process in living(snapshot) {
-            let mark = if is_elsewhere(process, own_namespace) { '*' } else { ' ' };
-            let name = &process.identity.name;
-            text.push_str(&format!("  {:>9}{mark} {name} has used no GPU yet\n", process.identity.pid));
-        }
+    for process in living(snapshot).filter(|process| process.devices.is_empty()) {
+        let name = cut(&process.identity.name, 20);
+        text.push_str(&format!("  {} {name} holds nothing\n", process_id(process, own_namespace)));
     }
     text
 }
 
-/// As much of the UUID as tells the device from the others, which every other tool takes for it as well.
-fn short_uuid(device: &DeviceView, all: &[DeviceView]) -> String {
+/// Right-aligned, with a mark where it means nothing here.
+fn process_id(process: &ProcessView, own_namespace: u64) -> String {
+    format!("{:>9}{}", process.identity.pid, if is_elsewhere(process, own_namespace) { '*' } else { ' ' })
+}
+
+/// As much of the UUID as tells the device from the others, which other tools take for it as well. All of it
+/// needs a line of its own.
+fn name_of(device: &DeviceView, all: &[&DeviceView]) -> String {
     const SHORT: usize = "GPU-".len() + 8;
     let full = device.uuid.to_string();
     let start = full.get(..SHORT).unwrap_or(&full);
     let is_shared = all.iter().filter(|other| other.uuid.to_string().starts_with(start)).count() > 1;
-    if is_shared { full } else { start.to_owned() }
+    if is_shared { format!("{full}\n   ") } else { start.to_owned() }
 }
 
 /// `982 MiB of 4.00 GiB (23 %), peak 2.10 GiB, 3 refused`.
@@ -247,7 +252,21 @@ mod tests {
     fn similar_uuids_are_shown_in_full() {
         let text =
             as_text(&[snapshot(vec![device(0, 1), device(1, 1)], vec![process(1, "a", true, MIB)])], 1);
-        assert!(text.contains("GPU-01202020-2020-2020-2020-202020202020  "), "{text}");
+        assert!(text.contains("  GPU-01202020-2020-2020-2020-202020202020\n     1.00 GiB of"), "{text}");
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    }
+
+    #[test]
+    fn only_what_is_held_is_shown() {
+        let mut idle = device(1, 2);
+        idle.used_bytes = 0;
+        let mut waiting = process(8, "waiting", true, 0);
+        waiting.devices.clear();
+        let text =
+            as_text(&[snapshot(vec![device(0, 1), idle], vec![process(7, "a", true, MIB), waiting])], 1);
+        assert!(!text.contains("GPU-02"), "{text}");
+        assert_eq!(text.matches("waiting").count(), 1, "{text}");
+        assert!(text.ends_with("          8  waiting holds nothing\n"), "{text}");
     }
 
     #[test]
