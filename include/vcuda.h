@@ -51,7 +51,7 @@ extern "C" {
 #define VCUDA_SLOT_CHANGING 1 /* being claimed or taken back; the description may be half written */
 #define VCUDA_SLOT_CLAIMED 2  /* the described process's, dead or alive */
 
-/* At offset 0. Written once, before the file gets its name. */
+/* At offset 0. Written once, before the file gets its name, but for the last field. */
 struct vcuda_header {
 	uint64_t magic;   /* VCUDA_MAGIC */
 	uint32_t version; /* VCUDA_VERSION */
@@ -71,7 +71,8 @@ struct vcuda_header {
 	uint64_t created_unix_ns; /* nanoseconds since 1970 */
 	uint64_t generation;      /* random, never 0; differs between any two files */
 	uint64_t ready;           /* VCUDA_READY, or the file is not to be used */
-	uint8_t reserved[3984];
+	uint64_t slots_ever_claimed; /* slots from this one on never had an owner; spares readers most of the file */
+	uint8_t reserved[3976];
 };
 
 /* One device. Entries fill from the first and are never given back; the first with uuid_high == 0 ends the list. */
@@ -126,7 +127,7 @@ struct vcuda_control {
 };
 
 VCUDA_ASSERT(sizeof(struct vcuda_header) == 4096, "header is one page");
-VCUDA_ASSERT(offsetof(struct vcuda_header, reserved) == 112, "header fields");
+VCUDA_ASSERT(offsetof(struct vcuda_header, reserved) == 120, "header fields");
 VCUDA_ASSERT(sizeof(struct vcuda_device) == 128, "device is two cache lines");
 VCUDA_ASSERT(sizeof(struct vcuda_slot_device) == 32, "slot's device");
 VCUDA_ASSERT(offsetof(struct vcuda_slot, devices) == 128, "slot's description is two cache lines");

@@ -82,12 +82,15 @@ static void print_device(const struct vcuda_control *file, int descriptor, uint3
 	const struct vcuda_device *device = &file->devices[index];
 	uint64_t held[VCUDA_SLOT_CAPACITY];
 	uint64_t quota, limit = vcuda_load(&device->limit_bytes);
+	uint64_t slots = vcuda_load(&file->header.slots_ever_claimed);
+	if (slots > VCUDA_SLOT_CAPACITY)
+		slots = VCUDA_SLOT_CAPACITY;
 
 	/* Amounts that add up: nothing was reserved or released between the first and the last of them. */
 	int tries = 0;
 	do {
 		quota = vcuda_load(&device->quota);
-		for (uint32_t slot = 0; slot < VCUDA_SLOT_CAPACITY; slot++)
+		for (uint32_t slot = 0; slot < slots; slot++)
 			held[slot] = vcuda_held_pages(quota, slot, &file->slots[slot].devices[index]);
 	} while (vcuda_load(&device->quota) != quota && ++tries < 8);
 
@@ -98,7 +101,7 @@ static void print_device(const struct vcuda_control *file, int descriptor, uint3
 	printf(", peak %.1f MiB, refused %" PRIu64 " times\n", mebibytes(vcuda_load(&device->peak_pages)),
 	       vcuda_load(&device->refused_count));
 
-	for (uint32_t slot = 0; slot < VCUDA_SLOT_CAPACITY; slot++) {
+	for (uint32_t slot = 0; slot < slots; slot++) {
 		const struct vcuda_slot *owner = &file->slots[slot];
 		if (vcuda_slot_status(vcuda_load(&owner->state)) == VCUDA_SLOT_FREE || held[slot] == 0)
 			continue;

@@ -46,7 +46,7 @@ pub const DEVICE_GPU: u64 = 0;
 /// `Device::kind` of a MIG instance.
 pub const DEVICE_MIG: u64 = 1;
 
-/// What the file is: written once, before it gets its name.
+/// What the file is: written once, before it gets its name, but for the last field.
 #[repr(C, align(4096))]
 pub struct Header {
     /// [`MAGIC`].
@@ -85,6 +85,8 @@ pub struct Header {
     pub generation: AtomicU64,
     /// [`READY`]; anything else means that the file is not to be used.
     pub ready: AtomicU64,
+    /// Slots from this one on never had an owner; spares readers most of the file.
+    pub slots_ever_claimed: AtomicU64,
 }
 
 /// One device. Entries fill from the first and are never taken back.
@@ -196,6 +198,7 @@ const _: () = {
     assert!(offset_of!(Header, created_unix_ns) == 88);
     assert!(offset_of!(Header, generation) == 96);
     assert!(offset_of!(Header, ready) == 104);
+    assert!(offset_of!(Header, slots_ever_claimed) == 112);
 
     assert!(size_of::<Device>() == 128);
     assert!(offset_of!(Device, uuid_high) == 0);

@@ -1,7 +1,7 @@
 //! What this process holds of one device, and the three ways to change it.
 //!
 //! Owns one slot's words for one device while it lives: one account per slot and device, changed through `&mut`, so
-//! that the one-operation-at-a-time rule of [`quota`](crate::quota) is the compiler's to keep. It must never touch the
+//! that the one-operation-at-a-time rule of [`quota`] is the compiler's to keep. It must never touch the
 //! file without having asked whether it still is whole, nor from a forked child.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 #![deny(clippy::arithmetic_side_effects)]

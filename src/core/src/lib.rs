@@ -18,6 +18,8 @@ mod dying;
 #[cfg(not(loom))]
 pub mod error;
 #[cfg(not(loom))]
+mod header;
+#[cfg(not(loom))]
 pub mod identity;
 #[cfg(not(loom))]
 pub mod limits;

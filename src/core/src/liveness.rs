@@ -11,9 +11,10 @@
 //! and go. The mapping is marked not to be inherited by `fork`, so a child does not prolong its parent's life. The
 //! page is never read.
 //!
-//! One gap is left to the caller: a child forked by *another thread* between `open` and `close` in [`claim`] has
-//! inherited the descriptor and keeps the description until it ends or calls `exec`. Fork must be held off during a
-//! claim, which a `pthread_atfork` prepare handler can do by taking the lock under which the claim is made.
+//! One gap is left to the caller: a child forked by *another thread* between `open` and `close` in
+//! [`Control::claim`](crate::control::Control::claim) has inherited the descriptor and keeps the description until it
+//! ends or calls `exec`. Fork must be held off during a claim, which a `pthread_atfork` prepare handler can do by taking
+//! the lock under which the claim is made.
 #![allow(unsafe_code)]
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 

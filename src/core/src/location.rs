@@ -46,3 +46,49 @@ fn private_file(parent: &Path) -> Result<PathBuf, ControlError> {
     let safe = found.is_dir() && found.uid() == effective_user() && found.mode() & 0o022 == 0;
     if safe { Ok(file) } else { Err(ControlError::new(directory, Kind::UnsafeDirectory)) }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use super::*;
+    use std::fs::Permissions;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    fn refused(parent: &Path) {
+        let error = private_file(parent).expect_err("accepted");
+        assert!(matches!(error.kind(), Kind::UnsafeDirectory), "{error}");
+        assert!(error.to_string().contains("VCUDA_CONTROL_FILE"), "{error}");
+    }
+
+    #[test]
+    fn the_directory_is_made_for_this_user_alone() {
+        let parent = tempfile::tempdir().unwrap();
+        let file = private_file(parent.path()).unwrap();
+        assert_eq!(file, parent.path().join(format!("vcuda-{}/control", effective_user())));
+        let directory = file.parent().unwrap();
+        assert_eq!(fs::metadata(directory).unwrap().mode() & 0o7777, 0o700);
+        assert_eq!(private_file(parent.path()).unwrap(), file);
+
+        fs::set_permissions(directory, Permissions::from_mode(0o777)).unwrap();
+        refused(parent.path());
+    }
+
+    #[test]
+    fn what_somebody_else_prepared_is_refused() {
+        let parent = tempfile::tempdir().unwrap();
+        let file = file_under(parent.path());
+        let directory = file.parent().unwrap();
+        symlink(tempfile::tempdir().unwrap().path(), directory).unwrap();
+        refused(parent.path());
+        fs::remove_file(directory).unwrap();
+        fs::write(directory, "").unwrap();
+        refused(parent.path());
+    }
+
+    #[test]
+    fn a_parent_that_is_missing_is_reported() {
+        let error = private_file(Path::new("/nonexistent/parent")).expect_err("made");
+        assert!(error.to_string().contains("cannot make its directory: No such file"), "{error}");
+    }
+}

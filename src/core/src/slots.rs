@@ -128,7 +128,7 @@ impl Control {
     /// Claims a slot for this process under `name`, of which the first 31 bytes are kept. Takes back what dead
     /// processes hold on the way.
     ///
-    /// `fork` must be held off meanwhile (see [`liveness`](crate::liveness)).
+    /// `fork` must be held off meanwhile (see [`liveness`]).
     ///
     /// # Errors
     /// `SlotsFull`, `Replaced`, `ReadOnly`, `Lost`, or the system's.
@@ -156,7 +156,7 @@ impl Control {
         let file = self.writable_file()?;
         let locks = self.region.reopen(self.path(), Access::ReadWrite)?;
         let mut reaped = Reaped::default();
-        for (index, slot) in (0..).zip(&file.slots) {
+        for (index, slot) in ever_claimed(file) {
             if identity::status(slot) == abi::SLOT_FREE || !self.try_lock(&locks, index)? {
                 continue;
             }
@@ -194,6 +194,8 @@ impl Control {
     fn move_in(self: &Arc<Self>, locks: File, index: u16, name: &str) -> Result<Slot, ControlError> {
         let file = self.writable_file()?;
         let lost = |lost| self.error(Kind::Lost(lost));
+        // Before anything in the slot changes, so that no later reader misses it.
+        file.header.slots_ever_claimed.fetch_max(u64::from(index).saturating_add(1), Ordering::AcqRel);
         vacate(file, index).map_err(lost)?;
         let hold = Hold::new(locks).map_err(|e| ControlError::io(self.path(), "map its lock page", e))?;
         let slot = file.slots.get(usize::from(index)).ok_or_else(|| lost(Lost::Contradictory))?;
@@ -217,6 +219,12 @@ impl Control {
     fn lock_error(&self, error: std::io::Error) -> ControlError {
         ControlError::io(self.path(), "lock a byte of it (F_OFD_SETLK)", error)
     }
+}
+
+/// All slots that ever had an owner, with their numbers.
+pub(crate) fn ever_claimed(file: &ControlFile) -> impl Iterator<Item = (u16, &abi::Slot)> {
+    let count = file.header.slots_ever_claimed.load(Ordering::Acquire);
+    (0..).zip(&file.slots).take(usize::try_from(count).unwrap_or(usize::MAX))
 }
 
 /// Gives back all that the slot holds and leaves it free. The caller has its lock.

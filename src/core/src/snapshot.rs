@@ -16,6 +16,7 @@ use crate::identity::{self, Identity};
 use crate::liveness;
 use crate::quota::{Holding, Quota, bytes_of_pages};
 use crate::region::Access;
+use crate::slots::ever_claimed;
 
 /// One reading of a control file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,15 +94,14 @@ impl Control {
     pub fn snapshot(&self) -> Result<Snapshot, Lost> {
         let locks = self.region.reopen(self.path(), Access::ReadOnly).ok();
         let file = self.region.check()?;
-        let owners: Vec<(u16, Identity)> =
-            (0..).zip(&file.slots).filter_map(|(index, slot)| Some((index, identity::read(slot)?))).collect();
-
+        let mut processes: Vec<ProcessView> = ever_claimed(file)
+            .filter_map(|(slot, words)| {
+                let identity = identity::read(words)?;
+                let alive = locks.as_ref().and_then(|locks| liveness::is_locked(locks, slot).ok());
+                Some(ProcessView { slot, identity, alive, devices: Vec::new() })
+            })
+            .collect();
         let mut devices = Vec::new();
-        let mut processes: Vec<ProcessView> = Vec::new();
-        for (slot, identity) in owners {
-            let alive = locks.as_ref().and_then(|locks| liveness::is_locked(locks, slot).ok());
-            processes.push(ProcessView { slot, identity, alive, devices: Vec::new() });
-        }
         for index in DeviceIndex::all() {
             let device = entry(file, index)?;
             let high = device.uuid_high.load(Ordering::Acquire);
