@@ -202,7 +202,9 @@ impl Context {
     pub fn take_stream(&self) -> CUresult {
         let mut held = self.holdings.lock();
         let streams = held.streams + 1;
-        let wanted = (streams.div_ceil(4) + streams / 42) * STEP_BYTES;
+        // Measured on an H200: the first takes nothing, 4 more take 2 MiB, 64 more 34 MiB, 128 more 70 MiB.
+        let more_streams = streams - 1;
+        let wanted = (more_streams.div_ceil(4) + more_streams / 42) * STEP_BYTES;
         if let Some(more) = wanted.checked_sub(held.stream_bytes).filter(|&more| more > 0) {
             self.device().take(more)?;
             held.stream_bytes += more;
@@ -216,14 +218,14 @@ impl Context {
         let device = self.device();
         let mut held = self.holdings.lock();
         let before = held.stack_taken(device);
-        let stack_bytes = std::mem::replace(&mut held.stack_bytes, bytes.next_multiple_of(16));
+        let stack_bytes = std::mem::replace(&mut held.stack_bytes, bytes);
         let after = held.stack_taken(device);
         if after > before {
             device.take(after - before).inspect_err(|_| held.stack_bytes = stack_bytes)?;
         } else {
             device.give(before - after);
         }
-        held.limits[0] = held.stack_bytes;
+        held.limits[0] = held.stack_bytes.next_multiple_of(16);
         Ok(())
     }
 

@@ -190,6 +190,7 @@ fn slowed(duration_ns: u64, context: &Context) -> u64 {
 /// What the kernel does to memory.
 fn act(entry: &Entry, parameters: Parameters) -> CUresult {
     let number = |index| parameters.number(entry, index).ok_or(CUerror::INVALID_VALUE);
+    let has_contents = settings().has_contents;
     let checked = |address: u64, count: u64| {
         let bytes = count.checked_mul(4).ok_or(CUerror::ILLEGAL_ADDRESS)?;
         space::check(address, bytes).map_err(|_| CUerror::ILLEGAL_ADDRESS)
@@ -200,6 +201,8 @@ fn act(entry: &Entry, parameters: Parameters) -> CUresult {
             let (address, value, count) = (number(0)?, number(1)? as u32, number(2)?);
             if count > 0 {
                 checked(address, count)?;
+            }
+            if has_contents {
                 raw::fill(address, value, count as usize);
             }
         }
@@ -209,10 +212,10 @@ fn act(entry: &Entry, parameters: Parameters) -> CUresult {
             if count > 0 {
                 checked(x, count)?;
                 checked(y, count)?;
-                for place in 0..count {
-                    let sum = factor * raw::read::<f32>(x + 4 * place) + raw::read::<f32>(y + 4 * place);
-                    raw::write(y + 4 * place, sum);
-                }
+            }
+            for place in 0..if has_contents { count } else { 0 } {
+                let sum = factor * raw::read::<f32>(x + 4 * place) + raw::read::<f32>(y + 4 * place);
+                raw::write(y + 4 * place, sum);
             }
         }
     }

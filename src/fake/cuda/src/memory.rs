@@ -87,6 +87,8 @@ fn enter(context: &Context, address: u64, bytes: u64, kind: Kind, flags: u32) {
 
 pub fn alloc(out: Out<CUdeviceptr>, bytes: usize) -> CUresult {
     let context = context_for_allocation(bytes)?;
+    // A program that doesn't look at the result is left with a null pointer.
+    out.set(CUdeviceptr::NULL);
     out.set(CUdeviceptr(allocate(context, bytes as u64)?));
     Ok(())
 }

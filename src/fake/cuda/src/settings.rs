@@ -12,6 +12,9 @@ pub struct Settings {
     pub driver_version: u32,
     /// Launches and copies take no time at all.
     pub is_null: bool,
+    /// Copies, fills and kernels do what they say to memory; if not, they only take their time, and no
+    /// memory of the host is needed for what they would have touched.
+    pub has_contents: bool,
     /// Memory put down to the process for each context; `None`: by the number of multiprocessors.
     pub context_bytes: Option<u64>,
     /// Value of `CUDA_VISIBLE_DEVICES`.
@@ -24,6 +27,7 @@ pub fn settings() -> &'static Settings {
     SETTINGS.get_or_init(|| Settings {
         driver_version: number("VCUDA_FAKE_DRIVER_VERSION").map_or(DRIVER_VERSION, |version| version as u32),
         is_null: number("VCUDA_FAKE_NULL").is_some_and(|number| number != 0),
+        has_contents: number("VCUDA_FAKE_CONTENTS").is_none_or(|number| number != 0),
         context_bytes: number("VCUDA_FAKE_CONTEXT_MIB").map(|mib| mib * MIB),
         visible_devices: std::env::var("CUDA_VISIBLE_DEVICES").ok(),
     })

@@ -2,6 +2,7 @@
 
 use crate::context::Context;
 use crate::edge::{Items, Out, Plain, Value};
+use crate::settings::settings;
 use crate::space;
 use crate::stream::{self, Stream};
 use crate::work::Work;
@@ -119,12 +120,8 @@ impl Transfer {
 
     /// Queues the copy.
     pub fn run(&self, stream: &'static Stream) -> CUresult {
-        for z in 0..self.depth {
-            for y in 0..self.height {
-                let to = self.to.address + z * self.to.slice + y * self.to.pitch;
-                let from = self.from.address + z * self.from.slice + y * self.from.pitch;
-                raw::copy(to, from, self.width as usize);
-            }
+        if settings().has_contents {
+            self.move_bytes();
         }
         for side in [self.to, self.from] {
             if !side.is_host {
@@ -133,6 +130,16 @@ impl Transfer {
         }
         let link = if self.involves_host() { HOST_LINK } else { DEVICE_LINK };
         stream.queue_copy(OVERHEAD_NS + self.bytes() / link).map(|_| ())
+    }
+
+    fn move_bytes(&self) {
+        for z in 0..self.depth {
+            for y in 0..self.height {
+                let to = self.to.address + z * self.to.slice + y * self.to.pitch;
+                let from = self.from.address + z * self.from.slice + y * self.from.pitch;
+                raw::copy(to, from, self.width as usize);
+            }
+        }
     }
 
     /// Queues the copy and, where the host is part of it, waits for it.
@@ -452,6 +459,18 @@ impl Fill {
     /// Queues the fill.
     pub fn run(&self, stream: &'static Stream) -> CUresult {
         let params = &self.params;
+        if settings().has_contents {
+            self.set_elements();
+        }
+        memory::touch(params.dst.0);
+        let bytes = (params.width * params.height) as u64 * u64::from(params.elementSize);
+        stream.queue_copy(OVERHEAD_NS + bytes / DEVICE_LINK).map(|_| ())
+    }
+}
+
+impl Fill {
+    fn set_elements(&self) {
+        let params = &self.params;
         for row in 0..params.height as u64 {
             let to = params.dst.0 + row * params.pitch as u64;
             match params.elementSize {
@@ -460,9 +479,6 @@ impl Fill {
                 _ => raw::fill(to, params.value, params.width),
             }
         }
-        memory::touch(params.dst.0);
-        let bytes = (params.width * params.height) as u64 * u64::from(params.elementSize);
-        stream.queue_copy(OVERHEAD_NS + bytes / DEVICE_LINK).map(|_| ())
     }
 }
 
