@@ -155,6 +155,7 @@ hooks! {
             hook::physical::map: cuMemMap;
             hook::physical::unmap: cuMemUnmap;
             hook::physical::retain: cuMemRetainAllocationHandle;
+            hook::physical::export: cuMemExportToShareableHandle;
             hook::physical::import: cuMemImportFromShareableHandle;
 
             hook::array::create: cuArrayCreate_v2;
@@ -192,6 +193,14 @@ hooks! {
             hook::module::from_data_ex: cuModuleLoadDataEx;
             hook::module::library_from_data: cuLibraryLoadData;
             hook::module::library_from_file: cuLibraryLoadFromFile;
+            hook::module::function: cuModuleGetFunction;
+            hook::module::global: cuModuleGetGlobal_v2;
+            hook::module::global_v1: cuModuleGetGlobal;
+            hook::module::library_kernel: cuLibraryGetKernel;
+            hook::module::library_module: cuLibraryGetModule;
+            hook::module::library_global: cuLibraryGetGlobal cuLibraryGetManaged;
+            hook::module::kernel_function: cuKernelGetFunction;
+            hook::module::load_function: cuFuncLoad;
             hook::context::create_green: cuGreenCtxCreate;
         }
         plain {
@@ -202,10 +211,7 @@ hooks! {
                 cuStreamBeginCaptureToGraph cuStreamBeginCaptureToGraph_ptsz
                 cuStreamBeginCaptureToCig cuStreamBeginCaptureToCig_ptsz
                 cuStreamBeginRecaptureToGraph cuStreamBeginRecaptureToGraph_ptsz;
-            hook::module::unsettling:
-                cuModuleUnload cuLibraryUnload cuStreamDestroy cuStreamDestroy_v2
-                cuModuleGetFunction cuModuleGetGlobal cuModuleGetGlobal_v2 cuLibraryGetKernel
-                cuLibraryGetModule cuLibraryGetGlobal cuLibraryGetManaged cuKernelGetFunction cuFuncLoad
+            hook::module::unsettling: cuModuleUnload cuLibraryUnload cuStreamDestroy cuStreamDestroy_v2
                 cuDeviceSetMemPool cuMemSetMemPool;
         }
         watched {

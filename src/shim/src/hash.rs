@@ -1,11 +1,14 @@
 //! The hash of the library's own tables, whose keys are addresses and handles from the driver: one
 //! multiplication a word, where the standard library's would guard against keys chosen by an adversary.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 
 /// A table keyed by words.
 pub type WordMap<K, V> = HashMap<K, V, BuildHasherDefault<WordHasher>>;
+
+/// A set of words.
+pub type WordSet<K> = HashSet<K, BuildHasherDefault<WordHasher>>;
 
 /// Spreads a word's bits over the whole word: a full product with the golden ratio's bits, its halves folded
 /// together. Addresses differ in their middle bits only, and tables look at both ends of a hash.

@@ -15,6 +15,8 @@ pub struct Credit {
     pub device: i32,
     /// Pages.
     pub pages: u64,
+    /// The allocation was exported: somebody, this process too, may hold it under another handle.
+    pub exported: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -57,6 +59,16 @@ impl PhysicalMemory {
         let id = books.next;
         books.allocations.insert(id, Allocation { charge, handles: 1, mappings: 0 });
         books.handles.insert(handle, id);
+    }
+
+    /// Notes that the allocation may be imported elsewhere.
+    pub fn exported(&self, handle: CUmemGenericAllocationHandle) {
+        let mut books = self.books.lock();
+        let Some(&id) = books.handles.get(&handle) else { return };
+        if let Some(charge) = books.allocations.get_mut(&id).and_then(|allocation| allocation.charge.as_mut())
+        {
+            charge.exported = true;
+        }
     }
 
     /// Whether the handle is one of these.

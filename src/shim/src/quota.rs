@@ -285,7 +285,8 @@ impl Quota {
         let _ = self.account.lock().set_overhead_pages(pages);
     }
 
-    fn add_overhead(&self, pages: u64) {
+    /// Counts `pages` that are charged already as overhead, to be corrected by measuring.
+    pub fn add_overhead(&self, pages: u64) {
         self.overhead.fetch_add(pages, Ordering::AcqRel);
     }
 

@@ -6,7 +6,7 @@
 //! refuses: a program is never left silently unlimited. A forked child makes its own.
 
 use crate::graph_memory::AllocatingGraphs;
-use crate::hash::WordMap;
+use crate::hash::{WordMap, WordSet};
 use crate::leaked::Leaked;
 use crate::ledger::Ledger;
 use crate::physical_memory::PhysicalMemory;
@@ -47,6 +47,8 @@ pub struct Slice {
     last_reap: Mutex<Option<Instant>>,
     /// What this process holds, allocation by allocation.
     pub ledger: Ledger,
+    /// Functions, kernels and variables that the program was given, by handle or address.
+    pub loaded: Mutex<WordSet<u64>>,
     /// The contexts that this process made on limited devices, primary ones apart.
     pub contexts: Mutex<WordMap<CUcontext, CUdevice>>,
     /// The memory pools of this process.
@@ -150,6 +152,7 @@ impl Slice {
             quotas,
             last_reap: Mutex::new(None),
             ledger: Ledger::new(),
+            loaded: Mutex::default(),
             contexts: Mutex::default(),
             pools: PoolDirectory::default(),
             physical: PhysicalMemory::default(),

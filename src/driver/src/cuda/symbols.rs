@@ -390,7 +390,7 @@ pub static SYMBOLS: &[Symbol] = &[
     row("cuMemDiscardAndPrefetchBatchAsync_ptsz", "cuMemDiscardAndPrefetchBatchAsync", 13000, PerThread, Watch),
     row("cuMemDiscardBatchAsync", "cuMemDiscardBatchAsync", 13000, Legacy, Watch),
     row("cuMemDiscardBatchAsync_ptsz", "cuMemDiscardBatchAsync", 13000, PerThread, Watch),
-    row("cuMemExportToShareableHandle", "cuMemExportToShareableHandle", 10020, Legacy, Pass),
+    row("cuMemExportToShareableHandle", "cuMemExportToShareableHandle", 10020, Legacy, Hook),
     row("cuMemFree", "cuMemFree", 2000, Legacy, Hook),
     row("cuMemFreeAsync", "cuMemFreeAsync", 11020, Legacy, Watch),
     row("cuMemFreeAsync_ptsz", "cuMemFreeAsync", 11020, PerThread, Watch),

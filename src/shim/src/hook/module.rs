@@ -9,7 +9,7 @@ use crate::edge::{In, Out};
 use crate::quota::Quota;
 use crate::slice;
 use std::ffi::{c_char, c_void};
-use vcuda_driver::cuda::types::{CUlibrary, CUmodule};
+use vcuda_driver::cuda::types::{CUdeviceptr, CUdeviceptr_v1, CUfunction, CUkernel, CUlibrary, CUmodule};
 use vcuda_driver::result::{CUerror, CUresult};
 
 /// Runs a load, measures it, and undoes it if the slice is over its quota now.
@@ -97,12 +97,93 @@ pub fn library_from_file(
 }
 
 /// Calls that give code or streams back, whose memory the driver may keep or free: the next launch measures.
-///
-/// Also look-ups of functions and variables, which may load them lazily, now or at the first launch.
 pub fn unsettling(driver: impl Fn() -> CUresult) -> CUresult {
     driver()?;
     if let Some(slice) = slice::current()? {
         slice.quotas().for_each(Quota::mark_stale);
     }
     Ok(())
+}
+
+/// A look-up, which may load code lazily, now or at its first launch: the next launch measures, unless the
+/// program has been given this very thing before.
+fn look_up(driver: impl Fn() -> CUresult, found: impl Fn() -> Option<u64>) -> CUresult {
+    driver()?;
+    let Some(slice) = slice::current()? else { return Ok(()) };
+    if found().is_some_and(|number| slice.loaded.lock().insert(number)) {
+        slice.quotas().for_each(Quota::mark_stale);
+    }
+    Ok(())
+}
+
+/// `cuModuleGetFunction`.
+pub fn function(
+    driver: impl Fn() -> CUresult,
+    function: Out<CUfunction>,
+    _module: CUmodule,
+    _name: In<c_char>,
+) -> CUresult {
+    look_up(driver, || function.get().map(CUfunction::as_u64))
+}
+
+/// `cuModuleGetGlobal_v2`.
+pub fn global(
+    driver: impl Fn() -> CUresult,
+    address: Out<CUdeviceptr>,
+    _bytes: Out<usize>,
+    _module: CUmodule,
+    _name: In<c_char>,
+) -> CUresult {
+    look_up(driver, || address.get().map(|address| address.0))
+}
+
+/// The 32-bit form of CUDA before 3.2.
+pub fn global_v1(
+    driver: impl Fn() -> CUresult,
+    address: Out<CUdeviceptr_v1>,
+    _bytes: Out<u32>,
+    _module: CUmodule,
+    _name: In<c_char>,
+) -> CUresult {
+    look_up(driver, || address.get().map(|address| address.0.into()))
+}
+
+/// `cuLibraryGetKernel`.
+pub fn library_kernel(
+    driver: impl Fn() -> CUresult,
+    kernel: Out<CUkernel>,
+    _library: CUlibrary,
+    _name: In<c_char>,
+) -> CUresult {
+    look_up(driver, || kernel.get().map(CUkernel::as_u64))
+}
+
+/// `cuLibraryGetModule`.
+pub fn library_module(driver: impl Fn() -> CUresult, module: Out<CUmodule>, _library: CUlibrary) -> CUresult {
+    look_up(driver, || module.get().map(CUmodule::as_u64))
+}
+
+/// `cuLibraryGetGlobal` and `cuLibraryGetManaged`.
+pub fn library_global(
+    driver: impl Fn() -> CUresult,
+    address: Out<CUdeviceptr>,
+    _bytes: Out<usize>,
+    _library: CUlibrary,
+    _name: In<c_char>,
+) -> CUresult {
+    look_up(driver, || address.get().map(|address| address.0))
+}
+
+/// `cuKernelGetFunction`.
+pub fn kernel_function(
+    driver: impl Fn() -> CUresult,
+    function: Out<CUfunction>,
+    _kernel: CUkernel,
+) -> CUresult {
+    look_up(driver, || function.get().map(CUfunction::as_u64))
+}
+
+/// `cuFuncLoad`.
+pub fn load_function(driver: impl Fn() -> CUresult, function: CUfunction) -> CUresult {
+    look_up(driver, || Some(function.as_u64()))
 }

@@ -33,15 +33,20 @@ pub fn create(
     driver()?;
     if let Some(handle) = handle.get() {
         let pages = reservation.keep_attributed();
-        slice.physical.created(handle, Some(Credit { device: quota.ordinal, pages }));
+        slice.physical.created(handle, Some(Credit { device: quota.ordinal, pages, exported: false }));
     }
     Ok(())
 }
 
 fn credit(slice: &Slice, credits: impl IntoIterator<Item = Credit>) {
     for credit in credits {
-        if let Some(quota) = slice.quota(credit.device) {
-            quota.take_attributed(credit.pages);
+        let Some(quota) = slice.quota(credit.device) else { continue };
+        quota.take_attributed(credit.pages);
+        if credit.exported {
+            // Stays charged unless the driver no longer counts it.
+            quota.add_overhead(credit.pages);
+            quota.measure();
+        } else {
             quota.give_back(credit.pages);
         }
     }
@@ -95,6 +100,21 @@ pub fn retain(
     driver()?;
     if let (Some(slice), Some(handle)) = (slice::current()?, handle.get()) {
         slice.physical.retained(handle, address.address());
+    }
+    Ok(())
+}
+
+/// `cuMemExportToShareableHandle`.
+pub fn export(
+    driver: impl Fn() -> CUresult,
+    _shareable: Out<c_void>,
+    handle: CUmemGenericAllocationHandle,
+    _kind: u32,
+    _flags: u64,
+) -> CUresult {
+    driver()?;
+    if let Some(slice) = slice::current()? {
+        slice.physical.exported(handle);
     }
     Ok(())
 }
