@@ -7,6 +7,14 @@ fn vcuda(container: &Container) -> Run {
     container.run(World::Bare, &artefacts().vcuda).env("VCUDA_LIBRARY", &artefacts().library)
 }
 
+/// The container's slice of what `vcuda ps --json` printed: other tests' slices are on the machine as well.
+fn own_slice(container: &Container, json: &str) -> Value {
+    let json: Value = serde_json::from_str(json).expect("JSON");
+    let path = container.control_path().display().to_string();
+    let slices = json["slices"].as_array().expect("slices");
+    slices.iter().find(|slice| slice["control_file"] == *path).expect("this container's slice").clone()
+}
+
 #[test]
 fn run_holds_a_program_to_its_quota() {
     let container = Container::new();
@@ -56,10 +64,7 @@ fn ps_tells_who_holds_what() {
             .finish()
             .clean()
     };
-    let json: Value = serde_json::from_str(&ps(&["--json"]).stdout).expect("JSON");
-    let path = container.control_path().display().to_string();
-    let slices = json["slices"].as_array().expect("slices");
-    let slice = slices.iter().find(|slice| slice["control_file"] == *path).expect("this container's slice");
+    let slice = own_slice(&container, &ps(&["--json"]).stdout);
     let device = &slice["devices"][0];
     assert_eq!(device["uuid"], container.uuid(0));
     assert_eq!(device["limit_bytes"], 2 * GIB);
@@ -82,7 +87,7 @@ fn ps_inside_the_slice_says_the_same_as_outside() {
     running.wait_for("ready");
     let ps = |world| {
         let run = container.run(world, &artefacts().vcuda).args(["ps", "--json", "--control-file"]);
-        run.arg(container.control_path()).finish().clean().stdout
+        own_slice(&container, &run.arg(container.control_path()).finish().clean().stdout)
     };
     assert_eq!(ps(World::Bare), ps(World::Limited));
     running.kill();

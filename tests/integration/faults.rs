@@ -9,13 +9,13 @@ fn with_faults(container: &Container, path: &str, faults: &str) -> Outcome {
     run.env("VCUDA_FAKE_FAULTS", faults).finish().succeeded()
 }
 
-/// The fourth step fails; after release, all the quota is there again.
+/// The fourth call fails, which is the fourth step at the latest; after release, all the quota is there again.
 #[track_caller]
 fn fails_at_the_fourth(path: &str, symbol: &str) {
     let container = Container::new();
     let outcome = with_faults(&container, path, &format!("{symbol}:4=999"));
     assert_eq!(outcome.number("refused"), 999, "{outcome:#?}");
-    assert_eq!(outcome.number("steps"), 3, "{outcome:#?}");
+    assert!((1..=3).contains(&outcome.number("steps")), "{outcome:#?}");
     assert_eq!(outcome.number("again_refused"), vcuda_tests::OUT_OF_MEMORY);
     let whole = with_faults(&Container::new(), path, "");
     assert_eq!(outcome.float("again_mib"), whole.float("again_mib"), "something stayed charged");
@@ -123,7 +123,7 @@ fn cu_init_that_fails_fails_with_the_drivers_code() {
 #[test]
 fn without_a_management_library_limits_hold() {
     let container = Container::new();
-    for mode in ["off", "no-process-info"] {
+    for mode in ["absent", "no-process-memory", "host-pids"] {
         let run = container.run(World::Limited, program("memory_paths")).args(["linear", "64", "3072"]);
         let outcome = run.env("VCUDA_FAKE_NVML", mode).finish().clean();
         assert_eq!(outcome.number("refused"), vcuda_tests::OUT_OF_MEMORY, "{mode}");

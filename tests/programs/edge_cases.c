@@ -10,6 +10,7 @@ static void say(const char *what, CUresult result) {
 
 /* Every answer here must be what the driver alone answers. */
 static void answers(void) {
+    setvbuf(stdout, NULL, _IOLBF, 0);
     size_t free_now = 1, total = 1;
     CUdeviceptr address = 0, other = 0;
     CUdevice device = 0;
@@ -90,8 +91,9 @@ static void contexts(void) {
     primary = use_device(0);
     printf("kept_after_reset_bytes %lld\n", (long long)(before - free_bytes()));
     MUST(cuMemAlloc(&address, 100 * MIB_BYTES));
+    /* As often as it was retained; whether a reset counts as a release is the driver's affair. */
     MUST(cuDevicePrimaryCtxRelease(0));
-    MUST(cuDevicePrimaryCtxRelease(0));
+    while (cuDevicePrimaryCtxRelease(0) == CUDA_SUCCESS) continue;
     meet("released");
 }
 

@@ -13,12 +13,26 @@ typedef CUresult (*without_status)(const char *, void **, int, cuuint64_t);
 static struct definitions driver, preloaded;
 static unsigned long checked, found, hooked, wrong;
 
+/* Where the driver and the preloaded library define the same symbol. */
+static struct pair {
+    uintptr_t drivers, hook;
+} *pairs;
+static size_t pair_count;
+
+static void pair_up(void) {
+    pairs = (struct pair *)calloc(preloaded.count + 1, sizeof *pairs);
+    for (size_t i = 0; pairs && i < preloaded.count; i++) {
+        uintptr_t drivers = defined_at(&driver, preloaded.list[i].name);
+        if (drivers) pairs[pair_count++] = (struct pair){drivers, preloaded.list[i].address};
+    }
+}
+
 /* The preloaded library's definition of the symbol that the driver has at `address`, or 0. */
 static uintptr_t hook_of(uintptr_t address, uintptr_t preferred) {
     uintptr_t any = 0;
-    for (size_t i = 0; i < preloaded.count; i++) {
-        if (defined_at(&driver, preloaded.list[i].name) != address) continue;
-        any = preloaded.list[i].address;
+    for (size_t i = 0; i < pair_count; i++) {
+        if (pairs[i].drivers != address) continue;
+        any = pairs[i].hook;
         if (any == preferred) break;
     }
     return any;
@@ -47,6 +61,7 @@ int main(int argc, char **argv) {
     MUST(cuInit(0));
     driver = definitions_of("libcuda.so");
     preloaded = definitions_of("libvcuda.so");
+    pair_up();
     with_status driver_v2 = (with_status)defined_at(&driver, "cuGetProcAddress_v2");
     without_status driver_v1 = (without_status)defined_at(&driver, "cuGetProcAddress");
     without_status our_v1 = (without_status)defined_at(preloaded.count ? &preloaded : &driver, "cuGetProcAddress");

@@ -6,6 +6,9 @@
  * The first form says "watching" after its first sample, watches until a line or the end of standard input, and prints the
  * first and the highest figures: what the whole GPU had in use, and what its processes had together. The second
  * prints what the GPU and each process have now. Both look at the first GPU. */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
 #include <nvml.h>
 #include <poll.h>
 #include <stdio.h>

@@ -154,9 +154,11 @@ impl Container {
         self.control().snapshot().expect("a whole control file")
     }
 
-    /// Bytes that the control file says are in use of a GPU; 0 if it doesn't know the GPU.
+    /// Bytes that the control file says are in use of a GPU; 0 if it doesn't know the GPU. Asking takes back what
+    /// dead processes had, as a process that needs it does.
     pub fn charged_bytes(&self, gpu: usize) -> u64 {
         let uuid = self.uuid(gpu);
+        self.control().reap().expect("a whole control file");
         let snapshot = self.snapshot();
         let device = snapshot.devices.iter().find(|device| device.uuid.to_string() == uuid);
         device.map_or(0, |device| device.used_bytes)

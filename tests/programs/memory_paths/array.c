@@ -88,7 +88,7 @@ static CUresult release_mipmapped(void) {
 const struct path array_paths[] = {
     {"array_1d", MIB_BYTES, 0, NULL, take_1d, release_arrays},
     {"array_2d", 0, 0, NULL, take_2d, release_arrays},
-    {"array_small", 16 << 10, 0, NULL, take_small_2d, release_arrays},
+    {"array_small", 64 << 10, 0, NULL, take_small_2d, release_arrays},
     {"array_3d", 0, 0, NULL, take_3d, release_arrays},
     {"array_layered", 0, 0, NULL, take_layered, release_arrays},
     {"array_cubemap", 96 * MIB_BYTES, 0, NULL, take_cubemap, release_arrays},
