@@ -192,12 +192,13 @@ impl Control {
 
     /// Makes the locked slot this process's own.
     fn move_in(self: &Arc<Self>, locks: File, index: u16, name: &str) -> Result<Slot, ControlError> {
+        // First of all, as a child that another thread forks while the descriptor is open inherits the lock.
+        let hold = Hold::new(locks).map_err(|e| ControlError::io(self.path(), "map its lock page", e))?;
         let file = self.writable_file()?;
         let lost = |lost| self.error(Kind::Lost(lost));
         // Before anything in the slot changes, so that no later reader misses it.
         file.header.slots_ever_claimed.fetch_max(u64::from(index).saturating_add(1), Ordering::AcqRel);
         vacate(file, index).map_err(lost)?;
-        let hold = Hold::new(locks).map_err(|e| ControlError::io(self.path(), "map its lock page", e))?;
         let slot = file.slots.get(usize::from(index)).ok_or_else(|| lost(Lost::Contradictory))?;
         identity::begin_change(slot);
         identity::end_change(slot, &Identity::of_this_process(name), abi::SLOT_CLAIMED);
