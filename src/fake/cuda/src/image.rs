@@ -12,6 +12,8 @@
 use std::collections::HashMap;
 use std::ffi::CString;
 
+/// Variables take at least this.
+const GLOBAL_ALIGNMENT: u64 = 256;
 /// What kernels of unknown length last.
 const USUAL_NS: u64 = 10_000;
 
@@ -99,6 +101,8 @@ impl Image {
             rest = after;
         }
         read_globals(rest, &mut image.globals);
+        image.bytes +=
+            image.globals.values().map(|bytes| bytes.next_multiple_of(GLOBAL_ALIGNMENT)).sum::<u64>();
         for directive in directives {
             image.apply(&directive);
         }

@@ -190,10 +190,15 @@ pub fn give_back(allocation: &Allocation, context: Option<&Context>) {
     }
 }
 
-pub fn get_info(free: Out<usize>, total: Out<usize>) -> CUresult {
+/// Either figure may be left out.
+pub fn get_info(free: Option<Out<usize>>, total: Option<Out<usize>>) -> CUresult {
     let (free_bytes, total_bytes) = info()?;
-    free.set(free_bytes as usize);
-    total.set(total_bytes as usize);
+    if let Some(free) = free {
+        free.set(free_bytes as usize);
+    }
+    if let Some(total) = total {
+        total.set(total_bytes as usize);
+    }
     Ok(())
 }
 

@@ -456,19 +456,6 @@ impl Fill {
         Ok(Fill { params })
     }
 
-    /// Queues the fill.
-    pub fn run(&self, stream: &'static Stream) -> CUresult {
-        let params = &self.params;
-        if settings().has_contents {
-            self.set_elements();
-        }
-        memory::touch(params.dst.0);
-        let bytes = (params.width * params.height) as u64 * u64::from(params.elementSize);
-        stream.queue_copy(OVERHEAD_NS + bytes / DEVICE_LINK).map(|_| ())
-    }
-}
-
-impl Fill {
     fn set_elements(&self) {
         let params = &self.params;
         for row in 0..params.height as u64 {
@@ -479,6 +466,17 @@ impl Fill {
                 _ => raw::fill(to, params.value, params.width),
             }
         }
+    }
+
+    /// Queues the fill.
+    pub fn run(&self, stream: &'static Stream) -> CUresult {
+        let params = &self.params;
+        if settings().has_contents {
+            self.set_elements();
+        }
+        memory::touch(params.dst.0);
+        let bytes = (params.width * params.height) as u64 * u64::from(params.elementSize);
+        stream.queue_copy(OVERHEAD_NS + bytes / DEVICE_LINK).map(|_| ())
     }
 }
 

@@ -13,24 +13,29 @@ use std::sync::Arc;
 use vcuda_driver::cuda::types::*;
 use vcuda_driver::result::{CUerror, CUresult};
 
-/// Physical memory.
+/// A handle to physical memory.
 struct Physical {
-    bytes: u64,
-    properties: Plain<CUmemAllocationProp>,
-    backing: Backing,
-    /// Handles that the program holds of it.
+    memory: Arc<Memory>,
+    /// How often the program holds the handle.
     handles: u64,
+    /// Mappings made with it.
     mappings: u64,
 }
 
-#[derive(Clone)]
+/// Physical memory, given back when the last handle to it and the last mapping of it are gone.
+struct Memory {
+    bytes: u64,
+    properties: Plain<CUmemAllocationProp>,
+    backing: Backing,
+}
+
 enum Backing {
     /// At these addresses of the window, which nobody uses as such.
     Window(u64),
     /// A file that can be handed on.
-    File(Arc<OwnedFd>),
+    File(OwnedFd),
     /// Another process's file; its maker has the memory.
-    Imported(Arc<OwnedFd>),
+    Imported(OwnedFd),
 }
 
 #[derive(Default)]
@@ -68,15 +73,25 @@ fn check_properties(properties: &CUmemAllocationProp) -> CUresult {
     Ok(())
 }
 
-impl Physical {
+impl Memory {
     /// The device that the memory is taken of; `None` for host memory and other processes'.
     fn device(&self) -> Option<&'static crate::device::Device> {
         let is_own = !matches!(self.backing, Backing::Imported(_));
-        let is_device = self.properties.0.location.type_ == CU_MEM_LOCATION_TYPE_DEVICE;
-        (is_own && is_device).then(|| driver().device(self.properties.0.location.id).ok()).flatten()
+        let location = self.properties.0.location;
+        let is_device = location.type_ == CU_MEM_LOCATION_TYPE_DEVICE;
+        (is_own && is_device).then(|| driver().device(location.id).ok()).flatten()
     }
 
-    fn end(self) {
+    fn file(&self) -> Option<&OwnedFd> {
+        match &self.backing {
+            Backing::Window(_) => None,
+            Backing::File(file) | Backing::Imported(file) => Some(file),
+        }
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
         if let (Backing::Window(address), Some(window)) = (&self.backing, window()) {
             window.give(*address, self.bytes);
         }
@@ -91,20 +106,24 @@ impl Books {
         self.physical.get_mut(&handle).ok_or(CUerror::INVALID_VALUE)
     }
 
-    fn add(&mut self, physical: Physical) -> u64 {
+    fn add(&mut self, memory: Arc<Memory>) -> CUmemGenericAllocationHandle {
         let handle = self.next_handle;
         self.next_handle += 1;
-        self.physical.insert(handle, physical);
-        handle
+        self.physical.insert(handle, Physical { memory, handles: 1, mappings: 0 });
+        CUmemGenericAllocationHandle(handle)
     }
 
-    /// Memory is given back when neither a handle nor a mapping is left.
+    /// The memory that a file is, if it is this process's own.
+    fn memory_of(&self, identity: FileIdentity) -> Option<Arc<Memory>> {
+        let is_it = |memory: &Arc<Memory>| memory.file().and_then(identity_of) == Some(identity);
+        self.physical.values().map(|physical| &physical.memory).find(|memory| is_it(memory)).cloned()
+    }
+
+    /// Forgets a handle that the program gave up and has no mappings by.
     fn end_if_unused(&mut self, handle: u64) {
         let is_unused = |found: &Physical| found.handles == 0 && found.mappings == 0;
-        if self.physical.get(&handle).is_some_and(is_unused)
-            && let Some(physical) = self.physical.remove(&handle)
-        {
-            physical.end();
+        if self.physical.get(&handle).is_some_and(is_unused) {
+            self.physical.remove(&handle);
         }
     }
 
@@ -144,7 +163,7 @@ pub fn create(
     let backing = if properties.requestedHandleTypes == 0 {
         window().and_then(|window| window.take(bytes)).map(Backing::Window)
     } else {
-        backing::memory_file(c"simulated shared memory", bytes).ok().map(|file| Backing::File(Arc::new(file)))
+        backing::memory_file(c"simulated shared memory", bytes).ok().map(Backing::File)
     };
     let Some(backing) = backing else {
         if let Some(device) = device {
@@ -152,8 +171,8 @@ pub fn create(
         }
         return Err(CUerror::OUT_OF_MEMORY);
     };
-    let physical = Physical { bytes, properties: Plain(properties), backing, handles: 1, mappings: 0 };
-    out.set(CUmemGenericAllocationHandle(BOOKS.lock().add(physical)));
+    let memory = Memory { bytes, properties: Plain(properties), backing };
+    out.set(BOOKS.lock().add(Arc::new(memory)));
     Ok(())
 }
 
@@ -224,11 +243,12 @@ pub fn map(
         && books.mapped.range(start..start + bytes).next().is_none()
         && books.mapping_at(start).is_none();
     let physical = books.physical(handle.0)?;
-    let fits = is_whole(bytes) && offset.is_multiple_of(STEP_BYTES) && offset + bytes <= physical.bytes;
+    let fits =
+        is_whole(bytes) && offset.is_multiple_of(STEP_BYTES) && offset + bytes <= physical.memory.bytes;
     if flags != 0 || !is_free || !fits || !start.is_multiple_of(STEP_BYTES) {
         return Err(CUerror::INVALID_VALUE);
     }
-    let mapped = match (&physical.backing, window()) {
+    let mapped = match (&physical.memory.backing, window()) {
         (Backing::Window(place), Some(window)) => {
             backing::map_over(start, bytes, window.file(), window.offset(*place) + offset)
         }
@@ -237,7 +257,7 @@ pub fn map(
     };
     mapped.map_err(|_| CUerror::MAP_FAILED)?;
     physical.mappings += 1;
-    let ordinal = usize::try_from(physical.properties.0.location.id).unwrap_or(0);
+    let ordinal = usize::try_from(physical.memory.properties.0.location.id).unwrap_or(0);
     books.mapped.insert(start, (bytes, handle.0));
     drop(books);
     let (kind, id) = (Kind::Mapped(handle.0), space::next_id());
@@ -303,7 +323,7 @@ pub fn granularity(out: Out<usize>, properties: Value<CUmemAllocationProp>, kind
 }
 
 pub fn properties(out: Out<CUmemAllocationProp>, handle: CUmemGenericAllocationHandle) -> CUresult {
-    out.set(BOOKS.lock().physical(handle.0)?.properties.0);
+    out.set(BOOKS.lock().physical(handle.0)?.memory.properties.0);
     Ok(())
 }
 
@@ -314,12 +334,11 @@ pub fn export(
     flags: u64,
 ) -> CUresult {
     let mut books = BOOKS.lock();
-    let physical = books.physical(handle.0)?;
-    let (Backing::File(file) | Backing::Imported(file), CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0) =
-        (&physical.backing, kind, flags)
-    else {
+    let memory = &books.physical(handle.0)?.memory;
+    let file = memory.file().ok_or(CUerror::INVALID_VALUE)?;
+    if kind != CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR || flags != 0 {
         return Err(CUerror::INVALID_VALUE);
-    };
+    }
     let copy = file.as_fd().try_clone_to_owned().map_err(|_| CUerror::OPERATING_SYSTEM)?;
     out.cast::<RawFd>().set(copy.into_raw_fd());
     Ok(())
@@ -337,7 +356,21 @@ impl FromC<*mut c_void> for Descriptor {
     }
 }
 
-/// The location isn't part of the file, so imported memory is said to be the first device's.
+/// What tells files apart: the device and the number on it.
+type FileIdentity = (u64, u64);
+
+fn status_of(file: &OwnedFd) -> Option<libc::stat> {
+    // SAFETY: an all-zero status is only passed on to be filled in.
+    let mut status: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: the descriptor is open, and `status` is live and writable.
+    (unsafe { libc::fstat(file.as_raw_fd(), &mut status) } == 0).then_some(status)
+}
+
+fn identity_of(file: &OwnedFd) -> Option<FileIdentity> {
+    status_of(file).map(|status| (status.st_dev, status.st_ino))
+}
+
+/// The location isn't part of the file, so other processes' memory is said to be the first device's.
 pub fn import(
     out: Out<CUmemGenericAllocationHandle>,
     descriptor: Descriptor,
@@ -346,25 +379,21 @@ pub fn import(
     if kind != CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR {
         return Err(CUerror::NOT_SUPPORTED);
     }
-    // SAFETY: `stat` is only filled in, and the descriptor is our own copy.
-    let mut stat: libc::stat = unsafe { std::mem::zeroed() };
-    // SAFETY: as above.
-    if unsafe { libc::fstat(descriptor.0.as_raw_fd(), &mut stat) } != 0 || !is_whole(stat.st_size as u64) {
+    let status = status_of(&descriptor.0).ok_or(CUerror::INVALID_VALUE)?;
+    let bytes = status.st_size as u64;
+    if !is_whole(bytes) {
         return Err(CUerror::INVALID_VALUE);
     }
-    let properties = CUmemAllocationProp {
-        type_: CU_MEM_ALLOCATION_TYPE_PINNED,
-        requestedHandleTypes: CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR,
-        location: CUmemLocation { type_: CU_MEM_LOCATION_TYPE_DEVICE, id: 0 },
-        ..CUmemAllocationProp::default()
-    };
-    let physical = Physical {
-        bytes: stat.st_size as u64,
-        properties: Plain(properties),
-        backing: Backing::Imported(Arc::new(descriptor.0)),
-        handles: 1,
-        mappings: 0,
-    };
-    out.set(CUmemGenericAllocationHandle(BOOKS.lock().add(physical)));
+    let mut books = BOOKS.lock();
+    let memory = books.memory_of((status.st_dev, status.st_ino)).unwrap_or_else(|| {
+        let properties = Plain(CUmemAllocationProp {
+            type_: CU_MEM_ALLOCATION_TYPE_PINNED,
+            requestedHandleTypes: CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR,
+            location: CUmemLocation { type_: CU_MEM_LOCATION_TYPE_DEVICE, id: 0 },
+            ..CUmemAllocationProp::default()
+        });
+        Arc::new(Memory { bytes, properties, backing: Backing::Imported(descriptor.0) })
+    });
+    out.set(books.add(memory));
     Ok(())
 }

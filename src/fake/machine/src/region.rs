@@ -147,7 +147,9 @@ fn fill(file: &File, gpus: &[GpuSpec]) -> io::Result<()> {
         for (to, from) in gpu.name.iter_mut().zip(spec.name.bytes().take(95)) {
             *to = from;
         }
-        gpu.uuid = *b"\x51\x0f\xac\xed\x00\x00\x40\x00\x80\x00vcuda\x00";
+        gpu.uuid = *b"\x00\x0f\xac\xed\x00\x00\x40\x00\x80\x00vcuda\x00";
+        // The beginning must be enough to tell GPUs apart.
+        gpu.uuid[0] = 0x51 + index as u8;
         gpu.uuid[15] = index as u8;
         gpu.total_bytes = spec.total_bytes;
         // A seventh of a percent: an H200 keeps 615 of its 143771 MiB to itself.
