@@ -1,7 +1,7 @@
 //! The preloaded library: holds an unchanged CUDA program to a slice of a GPU.
 //!
 //! From the program down: [`dlsym`] and [`export`] catch the calls, [`edge`] makes them safe, [`hook`] decides,
-//! [`slice`] and [`quota`] account, [`driver`] and [`library`] reach the real driver. There is no constructor:
+//! [`mod@slice`] and [`quota`] account, [`driver`] and [`library`] reach the real driver. There is no constructor:
 //! in a process that never touches CUDA, nothing of this runs but a look at the first letters of the names
 //! it passes to `dlsym`.
 #![deny(unsafe_code)]
