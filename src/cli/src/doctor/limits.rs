@@ -2,7 +2,7 @@
 
 use super::finding::Finding;
 use crate::size;
-use vcuda_core::limits::{Gpu, Limits, MEMORY_LIMIT_VARIABLE};
+use vcuda_core::limits::{Amount, Gpu, Limits, MEMORY_LIMIT_VARIABLE};
 
 /// Findings about the configuration, resolved against `gpus` where there are any.
 pub fn examine(gpus: &[Gpu]) -> Vec<Finding> {
@@ -31,10 +31,13 @@ fn findings(limits: &Limits, gpus: &[Gpu]) -> Vec<Finding> {
         }
         return findings;
     }
+    // CUDA's figure for a GPU's memory, which shares are of, is not asked here: that would start CUDA.
+    let has_shares = limits.entries().iter().any(|entry| matches!(entry.amount, Amount::Share(_)));
+    let about = if has_shares { "about " } else { "" };
     match limits.resolve(gpus) {
         Err(error) => findings.push(Finding::problem(error.to_string(), "correct it there")),
         Ok(resolved) => findings.extend(gpus.iter().zip(resolved).map(|(gpu, limit)| {
-            let limit = limit.map_or("no limit".to_owned(), size::text);
+            let limit = limit.map_or("no limit".to_owned(), |limit| format!("{about}{}", size::text(limit)));
             Finding::good(format!("GPU {}: {limit} ({})", gpu.index, limits.source()))
         })),
     }
@@ -54,7 +57,7 @@ mod tests {
     #[test]
     fn limits_are_shown_per_gpu() {
         let limits = Limits::from_text("VCUDA_MEMORY_LIMIT", "50%").unwrap();
-        assert_eq!(findings(&limits, &gpus()), [Finding::good("GPU 0: 4.00 GiB (VCUDA_MEMORY_LIMIT)")]);
+        assert_eq!(findings(&limits, &gpus()), [Finding::good("GPU 0: about 4.00 GiB (VCUDA_MEMORY_LIMIT)")]);
         let unresolved = findings(&limits, &[]);
         assert_eq!(unresolved[0].what, "50% for every GPU (VCUDA_MEMORY_LIMIT)");
     }
