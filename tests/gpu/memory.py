@@ -24,11 +24,11 @@ def charged_bytes(machine: Machine, within: Slice) -> int:
     raise Failure(f"vcuda ps doesn't show {within.control}")
 
 
-def host_bytes(machine: Machine) -> dict[int, int]:
-    """What the host's management library puts down to each process."""
+def counted(machine: Machine) -> tuple[int, dict[int, int]]:
+    """What the host's management library says is in use of the GPU, and by which process."""
     done = machine.run([machine.program("gpu_watch"), "once"], seconds=20).must()
     pairs = (line.split()[1:] for line in done.out.splitlines() if line.startswith("process "))
-    return {int(pid): int(count) for pid, count in pairs}
+    return int(done.number("used")), {int(pid): int(count) for pid, count in pairs}
 
 
 def got_mib(done: Done, prefix: str = "") -> float:
@@ -46,7 +46,7 @@ def run_path(machine: Machine, name: str) -> dict:
     try:
         child.wait_for("full")
         outcome["charged"] = charged_bytes(machine, within)
-        outcome["host"] = host_bytes(machine).get(child.process.pid)
+        outcome["host"] = counted(machine)[1].get(child.process.pid)
         child.tell()
         child.wait_for("empty")
         child.tell()
@@ -105,7 +105,7 @@ def accuracy(machine: Machine, section: Section, quick: bool) -> None:
     for stage in ("loaded", "trained", "emptied"):
         child.wait_for(stage)
         charged = charged_bytes(machine, within)
-        counted = host_bytes(machine).get(child.process.pid)
+        counted = counted(machine)[1].get(child.process.pid)
         if counted is None:
             raise Failure("the host's management library does not list the process")
         child.tell()

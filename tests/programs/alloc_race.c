@@ -1,7 +1,8 @@
 /* Many processes that take and give back device memory of random sizes along several paths, all at once:
  *
- *     alloc_race PROCESSES SECONDS [most_mib=256] [kills=0] [seed=1]
+ *     alloc_race PROCESSES SECONDS [most_mib=256] [kills=0] [seed=1] [kinds=31]
  *
+ * The kinds add up: 1 linear, 2 small linear, 4 stream-ordered, 8 physical, 16 arrays.
  * With kills, processes are killed with SIGKILL at random moments and replaced, until that many were.
  * Prints how often memory was got and refused, and every result that was neither. The parent itself uses
  * no GPU. */
@@ -20,6 +21,7 @@ static struct counts {
     atomic_int running;
 } *counts;
 static uint64_t most_bytes = 256 * MIB_BYTES;
+static unsigned long kinds;
 
 static uint64_t random_state;
 static uint64_t random_below(uint64_t bound) {
@@ -30,6 +32,7 @@ static uint64_t random_below(uint64_t bound) {
 }
 
 enum kind { LINEAR, SMALL, ASYNC, PHYSICAL, ARRAY, KINDS };
+enum { ALL_KINDS = (1 << KINDS) - 1 };
 static struct held {
     enum kind kind;
     CUdeviceptr address;
@@ -41,7 +44,9 @@ static CUstream stream;
 
 static CUresult take(struct held *piece) {
     uint64_t bytes = (1 + random_below(most_bytes / MIB_BYTES)) * MIB_BYTES;
-    piece->kind = (enum kind)random_below(KINDS);
+    do {
+        piece->kind = (enum kind)random_below(KINDS);
+    } while (!(kinds >> piece->kind & 1));
     switch (piece->kind) {
     case LINEAR: return cuMemAlloc(&piece->address, bytes);
     case SMALL: return cuMemAlloc(&piece->address, 1 + random_below(MIB_BYTES));
@@ -152,10 +157,12 @@ int main(int argc, char **argv) {
     unsigned long processes = argc > 2 ? strtoul(argv[1], NULL, 10) : 0;
     double seconds = argc > 2 ? strtod(argv[2], NULL) : 0;
     if (processes == 0 || processes > MOST_PROCESSES) {
-        fprintf(stderr, "usage: alloc_race PROCESSES SECONDS [most_mib=256] [kills=0] [seed=1]\n");
+        fprintf(stderr, "usage: alloc_race PROCESSES SECONDS [most_mib=256] [kills=0] [seed=1] [kinds=31]\n");
         return 2;
     }
     most_bytes = option(argc, argv, "most_mib", 256) * MIB_BYTES;
+    kinds = option(argc, argv, "kinds", ALL_KINDS) & ALL_KINDS;
+    if (kinds == 0) kinds = ALL_KINDS;
     unsigned long kills_wanted = option(argc, argv, "kills", 0), kills = 0, seed = option(argc, argv, "seed", 1);
     counts = mmap(NULL, sizeof *counts, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (counts == MAP_FAILED) return 3;
