@@ -3,4 +3,6 @@
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rustc-cdylib-link-arg=-Wl,-soname,libcuda.so.1");
+    // As in the real one, its own references to its functions are never interposed.
+    println!("cargo::rustc-cdylib-link-arg=-Wl,-Bsymbolic");
 }
