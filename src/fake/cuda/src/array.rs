@@ -2,7 +2,7 @@
 
 use crate::backing::STEP_BYTES;
 use crate::capture;
-use crate::context::{CONTEXTS, Context};
+use crate::context::{self, Context};
 use crate::driver::driver;
 use crate::edge::{FromC, Out, Value};
 use crate::format::element_bytes;
@@ -176,9 +176,7 @@ impl Storage {
             StorageKind::None => {}
             StorageKind::Large => memory::give_mapped(device, self.address, self.bytes),
             StorageKind::Small => {
-                let live = CONTEXTS.live();
-                let context = live.iter().find(|context| context.id.load(Relaxed) == self.context_id);
-                let Some(context) = context else { return };
+                let Some(context) = context::find_by_id(self.context_id) else { return };
                 let emptied = context.holdings.lock().array_chunks.give(self.address, self.bytes);
                 if let Some(start) = emptied {
                     memory::give_chunk(device, start);

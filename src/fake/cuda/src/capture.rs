@@ -1,5 +1,6 @@
 //! Capture: work given to a stream becomes nodes of a graph. And what captures forbid meanwhile.
 
+use crate::context::Context;
 use crate::edge::Out;
 use crate::event::Event;
 use crate::graph::{self, Graph};
@@ -94,6 +95,23 @@ fn forbid_unsafe_here() -> CUresult {
         let own = capture.thread == thread && capture.mode != CU_STREAM_CAPTURE_MODE_RELAXED;
         let global = capture.mode == CU_STREAM_CAPTURE_MODE_GLOBAL && mode == CU_STREAM_CAPTURE_MODE_GLOBAL;
         if own || global {
+            capture.invalidate();
+            result = Err(CUerror::STREAM_CAPTURE_UNSUPPORTED);
+        }
+    }
+    result
+}
+
+/// Fails if any stream of the context is captured, which could then not be waited for.
+pub fn forbid_in(context: &Context) -> CUresult {
+    forbid_unsafe()?;
+    if RUNNING_COUNT.load(Acquire) == 0 {
+        return Ok(());
+    }
+    let mut result = Ok(());
+    for capture in ALL.lock().iter() {
+        let origin = STREAMS.get(capture.origin).and_then(|origin| origin.context().ok());
+        if origin.is_some_and(|origin| std::ptr::eq(origin, context)) {
             capture.invalidate();
             result = Err(CUerror::STREAM_CAPTURE_UNSUPPORTED);
         }
@@ -296,6 +314,7 @@ pub fn end(stream: &'static Stream, out: Out<CUgraph>) -> CUresult {
         (Arc::clone(&part.capture), part.tips.clone())
     };
     if capture.origin != handle_of(stream) {
+        capture.invalidate();
         return Err(CUerror::STREAM_CAPTURE_UNMATCHED);
     }
     if capture.thread != this_thread() && capture.mode != CU_STREAM_CAPTURE_MODE_RELAXED {

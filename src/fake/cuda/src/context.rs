@@ -13,7 +13,7 @@ use crate::{memory, space};
 use parking_lot::Mutex;
 use std::cell::{Cell, RefCell};
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
 use vcuda_driver::cuda::types::{CUcontext, CUdevice};
 use vcuda_driver::result::{CUerror, CUresult};
 use vcuda_fake_machine::Bytes;
@@ -24,6 +24,8 @@ const DEVICE_ONLY_BYTES: u64 = 89 << 16;
 const USUAL_MULTIPROCESSORS: u64 = 132;
 /// Stack per thread that the context comes with.
 pub const STACK_BYTES: u64 = 1024;
+/// Local memory that a thread may have at most.
+const MOST_STACK_BYTES: u64 = 512 << 10;
 /// What small arrays are rounded up to.
 const SMALL_ARRAY_BYTES: u64 = 512;
 
@@ -40,6 +42,8 @@ pub struct Context {
     pub broken: AtomicU32,
     /// Multiprocessors of a green context; 0: all of them.
     pub multiprocessors: AtomicU32,
+    /// Whether this is a device's primary context, whose handle comes to life again when it is retained.
+    is_primary: AtomicBool,
     /// When all work queued so far is done.
     pub tail_ns: AtomicU64,
     /// The same of the streams that wait for the default stream and it for them.
@@ -53,9 +57,14 @@ pub struct Holdings {
     base: Bytes,
     pub stack_bytes: u64,
     pub streams: u64,
-    pub stream_bytes: u64,
-    pub image_bytes: u64,
-    pub image_taken_bytes: u64,
+    stream_bytes: u64,
+    /// Green contexts within this one.
+    pub greens: u64,
+    green_bytes: u64,
+    /// Code of all images.
+    code_bytes: u64,
+    /// What was taken for images.
+    image_bytes: u64,
     pub limits: [u64; 12],
     pub chunks: Chunks,
     pub array_chunks: Chunks,
@@ -68,8 +77,10 @@ impl Default for Holdings {
             stack_bytes: STACK_BYTES,
             streams: 0,
             stream_bytes: 0,
+            greens: 0,
+            green_bytes: 0,
+            code_bytes: 0,
             image_bytes: 0,
-            image_taken_bytes: 0,
             limits: [STACK_BYTES, 8_650_752, 8 << 20, 0, 2048, 64, 11_796_480, 232_448, 0, 0, 0, 0],
             chunks: Chunks::new(512),
             array_chunks: Chunks::new(SMALL_ARRAY_BYTES),
@@ -106,34 +117,71 @@ impl Context {
     pub fn current() -> Result<&'static Context, CUerror> {
         match CURRENT.get() {
             None => Err(CUerror::INVALID_CONTEXT),
-            Some((context, id)) if context.id.load(Acquire) != id => Err(CUerror::CONTEXT_IS_DESTROYED),
-            Some((context, _)) => Ok(context),
+            Some((context, id)) if context.id.load(Acquire) == id => Ok(context),
+            Some((context, _)) => context.revived(),
         }
+    }
+
+    /// The primary context, if it was destroyed but lives again.
+    #[cold]
+    fn revived(&'static self) -> Result<&'static Context, CUerror> {
+        let lives = self.is_primary.load(Relaxed) && self.id.load(Acquire) != 0;
+        if lives { Ok(self) } else { Err(CUerror::CONTEXT_IS_DESTROYED) }
     }
 
     /// Makes a context on a device, or nothing.
     pub fn create(device: &Device, flags: u32) -> Result<&'static Context, CUerror> {
-        static NEXT_ID: AtomicU64 = AtomicU64::new(1);
-        let base = base_bytes(device);
-        device.take_as(base)?;
-        let undo = |error| {
-            device.give_as(base);
-            error
-        };
-        let context = CONTEXTS.add().ok_or(CUerror::OUT_OF_MEMORY).map_err(undo)?;
-        context.ordinal.store(device.ordinal, Relaxed);
-        context.flags.store(flags, Relaxed);
-        context.api_version.store(3020, Relaxed);
-        context.broken.store(0, Relaxed);
-        context.multiprocessors.store(0, Relaxed);
-        context.tail_ns.store(0, Relaxed);
-        context.blocking_tail_ns.store(0, Relaxed);
-        *context.holdings.lock() = Holdings { base, ..Holdings::default() };
-        context.id.store(NEXT_ID.fetch_add(1, Relaxed), Release);
-        let legacy = Stream::create_default(context).map_err(undo)?;
-        context.legacy_stream.store(handle_of(legacy), Release);
-        driver().member.count_contexts(device.gpu, 1);
+        let context = CONTEXTS.add().ok_or(CUerror::OUT_OF_MEMORY)?;
+        let opened = context.open(device, flags, base_bytes(device));
+        opened.inspect_err(|_| {
+            CONTEXTS.remove(context);
+        })?;
         Ok(context)
+    }
+
+    /// Makes a context on some of the multiprocessors, within the device's primary one.
+    pub fn create_green(device: &Device, multiprocessors: u32) -> Result<&'static Context, CUerror> {
+        let context = CONTEXTS.add().ok_or(CUerror::OUT_OF_MEMORY)?;
+        let opened = context.open(device, 0, Bytes::default());
+        opened.inspect_err(|_| {
+            CONTEXTS.remove(context);
+        })?;
+        context.multiprocessors.store(multiprocessors, Relaxed);
+        Ok(context)
+    }
+
+    /// A handle for a device's primary context, not alive yet.
+    pub fn create_primary_handle() -> Result<&'static Context, CUerror> {
+        let context = CONTEXTS.add().ok_or(CUerror::OUT_OF_MEMORY)?;
+        context.is_primary.store(true, Relaxed);
+        context.id.store(0, Release);
+        Ok(context)
+    }
+
+    /// Brings a primary context to life.
+    pub fn open_primary(&'static self, device: &Device, flags: u32) -> CUresult {
+        self.open(device, flags, base_bytes(device))
+    }
+
+    fn open(&'static self, device: &Device, flags: u32, base: Bytes) -> CUresult {
+        static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+        device.take_as(base)?;
+        self.ordinal.store(device.ordinal, Relaxed);
+        self.flags.store(flags, Relaxed);
+        self.api_version.store(3020, Relaxed);
+        self.broken.store(0, Relaxed);
+        self.multiprocessors.store(0, Relaxed);
+        self.tail_ns.store(0, Relaxed);
+        self.blocking_tail_ns.store(0, Relaxed);
+        *self.holdings.lock() = Holdings { base, ..Holdings::default() };
+        self.id.store(NEXT_ID.fetch_add(1, Relaxed), Release);
+        let legacy = Stream::create_default(self).inspect_err(|_| {
+            self.id.store(0, Release);
+            device.give_as(base);
+        })?;
+        self.legacy_stream.store(handle_of(legacy), Release);
+        driver().member.count_contexts(device.gpu, 1);
+        Ok(())
     }
 
     /// Ends a context with everything in it; false if it was over already.
@@ -156,9 +204,11 @@ impl Context {
             memory::give_chunk(device, start);
         }
         device.give_as(held.base);
-        device.give(held.stack_taken(device) + held.stream_bytes + held.image_taken_bytes);
+        device.give(held.stack_taken(device) + held.stream_bytes + held.green_bytes + held.image_bytes);
         driver().member.count_contexts(device.gpu, -1);
-        CONTEXTS.remove(self);
+        if !self.is_primary() {
+            CONTEXTS.remove(self);
+        }
         true
     }
 
@@ -198,6 +248,29 @@ impl Context {
         self.broken.store(error.code(), Relaxed);
     }
 
+    /// Whether this is a device's primary context.
+    pub fn is_primary(&self) -> bool {
+        self.is_primary.load(Relaxed)
+    }
+
+    /// Whether the context can be used.
+    pub fn is_alive(&self) -> bool {
+        self.id.load(Acquire) != 0
+    }
+
+    /// Makes room for one more green context: measured on an H200, 6 MiB for the first and 4 for the second,
+    /// kept for others when they end.
+    pub fn take_green(&self) -> CUresult {
+        let mut held = self.holdings.lock();
+        let wanted = (2 * (held.greens + 1) + 1) * STEP_BYTES;
+        if let Some(more) = wanted.checked_sub(held.green_bytes).filter(|&more| more > 0) {
+            self.device().take(more)?;
+            held.green_bytes = wanted;
+        }
+        held.greens += 1;
+        Ok(())
+    }
+
     /// Makes room for one more stream.
     pub fn take_stream(&self) -> CUresult {
         let mut held = self.holdings.lock();
@@ -215,6 +288,9 @@ impl Context {
 
     /// Changes the stack that each thread of the device has. What that takes is taken at once.
     pub fn set_stack(&self, bytes: u64) -> CUresult {
+        if bytes > MOST_STACK_BYTES {
+            return Err(CUerror::INVALID_VALUE);
+        }
         let device = self.device();
         let mut held = self.holdings.lock();
         let before = held.stack_taken(device);
@@ -229,25 +305,27 @@ impl Context {
         Ok(())
     }
 
-    /// Makes room for code: what goes beyond the 2 MiB that contexts come with.
-    pub fn take_image(&self, bytes: u64) -> CUresult {
+    /// Makes room for an image: its variables in mappings of their own, its code in what contexts come with
+    /// and, beyond 2 MiB of all images' code, in more.
+    pub fn take_image(&self, code_bytes: u64, variable_bytes: u64) -> CUresult {
         let mut held = self.holdings.lock();
-        let wanted = image_steps(held.image_bytes + bytes);
-        if let Some(more) = wanted.checked_sub(held.image_taken_bytes).filter(|&more| more > 0) {
-            self.device().take(more)?;
-            held.image_taken_bytes = wanted;
-        }
-        held.image_bytes += bytes;
+        let code = image_steps(held.code_bytes + code_bytes);
+        let variables = variable_bytes.next_multiple_of(STEP_BYTES);
+        let more = code - image_steps(held.code_bytes) + variables;
+        self.device().take(more)?;
+        held.code_bytes += code_bytes;
+        held.image_bytes += more;
         Ok(())
     }
 
-    /// Gives code's room back.
-    pub fn give_image(&self, bytes: u64) {
+    /// Gives an image's room back.
+    pub fn give_image(&self, code_bytes: u64, variable_bytes: u64) {
         let mut held = self.holdings.lock();
-        held.image_bytes -= bytes;
-        let wanted = image_steps(held.image_bytes);
-        self.device().give(held.image_taken_bytes - wanted);
-        held.image_taken_bytes = wanted;
+        let code = image_steps(held.code_bytes) - image_steps(held.code_bytes - code_bytes);
+        let less = code + variable_bytes.next_multiple_of(STEP_BYTES);
+        held.code_bytes -= code_bytes;
+        held.image_bytes -= less;
+        self.device().give(less);
     }
 }
 
@@ -268,6 +346,11 @@ fn base_bytes(device: &Device) -> Bytes {
     let scale = |bytes: u64| bytes * u64::from(device.facts().multiprocessors) / USUAL_MULTIPROCESSORS;
     let process = settings().context_bytes.unwrap_or_else(|| scale(PROCESS_BYTES)).next_multiple_of(1 << 16);
     Bytes { device: process + scale(DEVICE_ONLY_BYTES).next_multiple_of(1 << 16), process }
+}
+
+/// The live context of an id.
+pub fn find_by_id(id: u64) -> Option<&'static Context> {
+    CONTEXTS.live().into_iter().find(|context| id != 0 && context.id.load(Relaxed) == id)
 }
 
 fn set_current(context: Option<&'static Context>) {
@@ -304,7 +387,7 @@ type Affinity = vcuda_driver::cuda::types::CUexecAffinityParam;
 type Params = vcuda_driver::cuda::types::CUctxCreateParams;
 
 pub fn destroy(context: &'static Context) -> CUresult {
-    if crate::primary::is_primary(context) {
+    if context.is_primary() {
         return Err(CUerror::INVALID_CONTEXT);
     }
     let is_current = CURRENT.get().is_some_and(|(current, _)| std::ptr::eq(current, context));
@@ -381,10 +464,10 @@ pub fn synchronize() -> CUresult {
 }
 
 pub fn synchronize_of(context: Option<&'static Context>) -> CUresult {
-    crate::capture::forbid_unsafe()?;
     let context = context.map_or_else(Context::current, Ok)?;
+    crate::capture::forbid_in(context)?;
     context.wait();
-    crate::pool::release_surplus(context.device());
+    crate::pool::release_surplus(context.device(), None);
     context.check()
 }
 

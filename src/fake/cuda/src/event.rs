@@ -142,7 +142,7 @@ pub fn synchronize(event: &'static Event) -> CUresult {
     if let Some(stream) = crate::stream::STREAMS.get(event.stream.load(Relaxed)) {
         crate::callback::wait_for_stream(stream);
         let context = stream.context()?;
-        crate::pool::release_surplus(context.device());
+        crate::pool::release_surplus(context.device(), Some(stream));
         context.check()?;
     }
     Ok(())
@@ -150,6 +150,9 @@ pub fn synchronize(event: &'static Event) -> CUresult {
 
 pub fn elapsed(milliseconds: Out<f32>, start: &'static Event, end: &'static Event) -> CUresult {
     for event in [start, end] {
+        if event.is_captured.load(Acquire) {
+            return Err(CUerror::INVALID_VALUE);
+        }
         if !event.is_timed() || !event.is_recorded.load(Acquire) {
             return Err(CUerror::INVALID_HANDLE);
         }

@@ -3,6 +3,7 @@
 use crate::context::Context;
 use crate::driver::driver;
 use crate::edge::{FromC, Out};
+use crate::primary;
 use crate::raw;
 use crate::slab::{Slab, handle_of};
 use crate::stream::Stream;
@@ -138,7 +139,7 @@ pub fn describe(out: Out<CUdevResourceDesc>, resources: *mut c_void, count: u32)
     Ok(())
 }
 
-/// Takes as much of the device as any context.
+/// Lives within the device's primary context, which it retains.
 pub fn create(
     out: Out<CUgreenCtx>,
     description: CUdevResourceDesc,
@@ -147,21 +148,26 @@ pub fn create(
 ) -> CUresult {
     let device = driver().device(device)?;
     let description = DESCRIPTIONS.get(description.0).ok_or(CUerror::INVALID_RESOURCE_CONFIGURATION)?;
-    let context = Context::create(device, 0)?;
-    context.multiprocessors.store(description.0.load(Relaxed), Relaxed);
-    let green = GREENS.add().ok_or(CUerror::OUT_OF_MEMORY).inspect_err(|_| {
-        context.destroy();
+    let around = primary::retained(device)?;
+    let made = around.take_green().and_then(|()| {
+        let green = GREENS.add().ok_or(CUerror::OUT_OF_MEMORY)?;
+        let context = Context::create_green(device, description.0.load(Relaxed))?;
+        green.0.store(handle_of(context), Relaxed);
+        Ok(green)
+    });
+    let green = made.inspect_err(|_| {
+        let _ = primary::released(device);
     })?;
-    green.0.store(handle_of(context), Relaxed);
     out.set(CUgreenCtx(handle_of(green)));
     Ok(())
 }
 
 pub fn destroy(green: &'static Green) -> CUresult {
     let context = green.context()?;
+    let device = context.device();
     GREENS.remove(green);
     context.destroy();
-    Ok(())
+    primary::give_up_green(device)
 }
 
 pub fn as_context(out: Out<CUcontext>, green: &'static Green) -> CUresult {

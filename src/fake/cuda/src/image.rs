@@ -12,8 +12,6 @@
 use std::collections::HashMap;
 use std::ffi::CString;
 
-/// Variables take at least this.
-const GLOBAL_ALIGNMENT: u64 = 256;
 /// What kernels of unknown length last.
 const USUAL_NS: u64 = 10_000;
 
@@ -101,8 +99,6 @@ impl Image {
             rest = after;
         }
         read_globals(rest, &mut image.globals);
-        image.bytes +=
-            image.globals.values().map(|bytes| bytes.next_multiple_of(GLOBAL_ALIGNMENT)).sum::<u64>();
         for directive in directives {
             image.apply(&directive);
         }
@@ -123,6 +119,11 @@ impl Image {
             let fixed = duration.parse().ok().map(Duration::Fixed);
             entry.duration = parameter.map(Duration::Parameter).or(fixed).unwrap_or_default();
         }
+    }
+
+    /// Size of all variables.
+    pub fn global_bytes(&self) -> u64 {
+        self.globals.values().sum()
     }
 
     /// The entry of a name.

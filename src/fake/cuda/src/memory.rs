@@ -3,7 +3,7 @@
 use crate::backing::{STEP_BYTES, window};
 use crate::capture;
 use crate::chunk::SMALL_BYTES;
-use crate::context::{CONTEXTS, Context};
+use crate::context::{self, Context};
 use crate::device::Device;
 use crate::driver::driver;
 use crate::edge::Out;
@@ -137,11 +137,11 @@ pub fn touch(address: u64) {
 }
 
 pub fn free(address: CUdeviceptr) -> CUresult {
+    capture::forbid_unsafe()?;
     if address.is_null() {
         return Ok(());
     }
     let context = Context::current()?;
-    capture::forbid_unsafe()?;
     let is_free_here = |found: &Allocation| {
         matches!(found.kind, Kind::Small | Kind::Large | Kind::Managed(_) | Kind::Pooled(_) | Kind::Graph)
     };
@@ -157,11 +157,8 @@ pub fn free(address: CUdeviceptr) -> CUresult {
         _ => {}
     }
     let removed = space::remove_if(address.0, |now| now.id == found.id).ok_or(CUerror::INVALID_VALUE)?;
-    let owner = if context.id.load(Relaxed) == removed.context_id {
-        Some(context)
-    } else {
-        CONTEXTS.live().into_iter().find(|context| context.id.load(Relaxed) == removed.context_id)
-    };
+    let is_ours = context.id.load(Relaxed) == removed.context_id;
+    let owner = if is_ours { Some(context) } else { context::find_by_id(removed.context_id) };
     give_back(&removed, owner);
     Ok(())
 }

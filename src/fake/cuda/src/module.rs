@@ -133,15 +133,14 @@ impl Module {
             return Ok(());
         }
         if let Some(context) = self.context() {
-            context.take_image(state.image.bytes)?;
+            context.take_image(state.image.bytes, state.image.global_bytes())?;
         }
         self.is_loaded.store(true, Relaxed);
         Ok(())
     }
 
     fn context(&self) -> Option<&'static Context> {
-        let id = self.context_id.load(Relaxed);
-        crate::context::CONTEXTS.live().into_iter().find(|context| context.id.load(Relaxed) == id)
+        crate::context::find_by_id(self.context_id.load(Relaxed))
     }
 
     fn function(&self, name: &str) -> Result<&'static Function, CUerror> {
@@ -197,7 +196,7 @@ impl Module {
         if self.is_loaded.swap(false, AcqRel)
             && let Some(context) = self.context()
         {
-            context.give_image(state.image.bytes);
+            context.give_image(state.image.bytes, state.image.global_bytes());
         }
         true
     }
@@ -254,7 +253,6 @@ fn read_image(image: *const c_void) -> Result<Arc<Image>, CUerror> {
 fn load_image(image: Arc<Image>) -> Result<&'static Module, CUerror> {
     let context = Context::current()?;
     context.check()?;
-    crate::capture::forbid_unsafe()?;
     let module = Module::create(image, context)?;
     module.load().inspect_err(|_| {
         MODULES.remove(module);

@@ -1,19 +1,16 @@
 //! What a pointer is: attributes, hints and prefetching.
 
-use crate::context::CONTEXTS;
+use crate::context;
 use crate::edge::{Items, Out};
 use crate::space::{self, Allocation, Kind};
 use crate::stream::Stream;
 use crate::{driver, memory};
 use std::ffi::c_void;
-use std::sync::atomic::Ordering::Relaxed;
 use vcuda_driver::cuda::types::*;
 use vcuda_driver::result::{CUerror, CUresult};
 
 fn context_handle(found: &Allocation) -> usize {
-    let live = CONTEXTS.live();
-    let by_id = live.iter().find(|context| context.id.load(Relaxed) == found.context_id);
-    by_id.map_or(0, |context| context.handle().0)
+    context::find_by_id(found.context_id).map_or(0, |context| context.handle().0)
 }
 
 /// Writes one attribute; in the type that the manual gives for it.

@@ -303,23 +303,28 @@ impl State {
     }
 }
 
-/// At a wait: pools give back what they hold beyond their release threshold.
+/// At a wait for a stream, or for all of them: what was freed there is over, and pools give back what they
+/// hold beyond their release threshold.
 #[inline]
-pub fn release_surplus(device: &Device) {
+pub fn release_surplus(device: &Device, stream: Option<&Stream>) {
     if UNSETTLED.load(Relaxed) > 0 {
-        release_surplus_of(device.ordinal);
+        release_surplus_of(device.ordinal, stream.map(handle_of));
     }
 }
 
 #[cold]
-fn release_surplus_of(ordinal: usize) {
+fn release_surplus_of(ordinal: usize, stream: Option<usize>) {
     let now = now_ns();
     for pool in POOLS.live() {
         let mut state = pool.0.lock();
         if state.ordinal != ordinal || !state.is_unsettled {
             continue;
         }
-        state.settle(|freed| freed.ready_ns <= now);
+        let freed_before = state.freed.len();
+        state.settle(|freed| freed.ready_ns <= now && stream.is_none_or(|stream| freed.stream == stream));
+        if state.freed.len() == freed_before && stream.is_some() {
+            continue;
+        }
         let keep_bytes = state.release_threshold;
         state.shrink_to(keep_bytes);
         if state.freed.is_empty() {
@@ -336,7 +341,7 @@ pub fn free_now(address: u64) -> CUresult {
     };
     if let Some(pool) = POOLS.get(pool) {
         pool.free(address, 0, 0);
-        release_surplus(&driver().devices[ordinal]);
+        release_surplus(&driver().devices[ordinal], None);
     }
     Ok(())
 }
@@ -378,6 +383,7 @@ pub fn alloc_from_pool_async(
         out.set(CUdeviceptr(address));
         return Ok(());
     }
+    capture::forbid_unsafe()?;
     out.set(CUdeviceptr(pool.allocate(bytes, stream)?));
     Ok(())
 }
@@ -389,6 +395,7 @@ pub fn free_async(address: CUdeviceptr, stream: &'static Stream) -> CUresult {
     if capture::add_free(stream, address.0)? {
         return Ok(());
     }
+    capture::forbid_unsafe()?;
     let found = space::find(address.0).filter(|found| found.address == address.0);
     match found.map(|found| found.kind) {
         Some(Kind::Pooled(pool)) => {
@@ -438,6 +445,7 @@ pub fn destroy(pool: &'static Pool) -> CUresult {
 }
 
 pub fn trim_to(pool: &'static Pool, keep_bytes: usize) -> CUresult {
+    capture::forbid_unsafe()?;
     let mut state = pool.0.lock();
     let now = now_ns();
     state.settle(|freed| freed.ready_ns <= now);

@@ -20,8 +20,8 @@ fn look_up(name: &str, version: i32, flags: u64) -> Result<Answer, CUerror> {
     let driver_version = settings().driver_version;
     let known_flags =
         u64::from(CU_GET_PROC_ADDRESS_LEGACY_STREAM | CU_GET_PROC_ADDRESS_PER_THREAD_DEFAULT_STREAM);
-    // Versions of the far future are mistakes; those of the same major version are not.
-    if flags & !known_flags != 0 || version > driver_version.next_multiple_of(1000) as i32 + 1000 {
+    // A driver doesn't answer for versions that it can't know.
+    if flags & !known_flags != 0 || version > driver_version as i32 {
         return Err(CUerror::INVALID_VALUE);
     }
     let per_thread = flags & u64::from(CU_GET_PROC_ADDRESS_PER_THREAD_DEFAULT_STREAM) != 0;

@@ -111,7 +111,10 @@ impl Stream {
     /// The context, if it still lives.
     #[inline]
     pub fn context(&self) -> Result<&'static Context, CUerror> {
-        CONTEXTS.get(self.context.load(Relaxed)).ok_or(CUerror::CONTEXT_IS_DESTROYED)
+        CONTEXTS
+            .get(self.context.load(Relaxed))
+            .filter(|context| context.id.load(Relaxed) == self.context_id.load(Relaxed))
+            .ok_or(CUerror::CONTEXT_IS_DESTROYED)
     }
 
     pub fn is_legacy(&self) -> bool {
@@ -178,7 +181,7 @@ impl Stream {
         let context = self.context()?;
         sleep_until(self.end_ns()?);
         crate::callback::wait_for_stream(self);
-        crate::pool::release_surplus(context.device());
+        crate::pool::release_surplus(context.device(), Some(self));
         context.check()
     }
 
@@ -229,11 +232,13 @@ pub fn destroy(handle: CUstream) -> CUresult {
 
 pub fn synchronize(stream: &'static Stream) -> CUresult {
     capture::forbid_on(stream)?;
+    capture::forbid_unsafe()?;
     stream.wait()
 }
 
 pub fn query(stream: &'static Stream) -> CUresult {
     capture::forbid_on(stream)?;
+    capture::forbid_unsafe()?;
     if stream.is_done()? { Ok(()) } else { Err(CUerror::NOT_READY) }
 }
 

@@ -1,12 +1,12 @@
 //! Copies and fills: of linear memory, rectangles and boxes, between host, device and arrays.
 
+use crate::array;
 use crate::context::Context;
 use crate::edge::{Items, Out, Plain, Value};
 use crate::settings::settings;
 use crate::space;
 use crate::stream::{self, Stream};
 use crate::work::Work;
-use crate::{array, capture};
 use crate::{memory, raw};
 use std::ffi::c_void;
 use vcuda_driver::cuda::types::*;
@@ -144,7 +144,6 @@ impl Transfer {
 
     /// Queues the copy and, where the host is part of it, waits for it.
     fn run_now(self) -> CUresult {
-        capture::forbid_unsafe()?;
         let stream = stream::find(CUstream::NULL)?;
         let waits = self.involves_host();
         Work::Transfer(Box::new(self)).submit(stream)?;
@@ -508,7 +507,6 @@ macro_rules! fills {
             width: usize,
             height: usize,
         ) -> CUresult {
-            capture::forbid_unsafe()?;
             $rectangle_async(to, pitch, value, width, height, stream::find(CUstream::NULL)?)
         }
 
