@@ -57,20 +57,14 @@ pub(crate) fn reap(region: &Region) -> bool {
     // A file that is gone can't be asked who lives; then nobody is declared dead.
     let Ok(file) = open_file(&region.path) else { return false };
     let mut reaped = false;
-    let mut alive = LockedSlots { file: &file, next: 0 };
-    let mut next_alive = alive.next();
     for (index, slot) in layout.processes.iter().enumerate() {
-        while next_alive.is_some_and(|alive| alive < index) {
-            next_alive = alive.next();
-        }
-        if slot.pid.load(Relaxed) == 0 || next_alive == Some(index) {
+        if slot.pid.load(Relaxed) == 0 || is_locked(&file, index) {
             continue;
         }
         let (_guard, abandoned) = lock::acquire(&layout.header);
         repair_if(abandoned, layout);
         // The slot may have gone to a new process since; its lock shows by now.
-        let still_dead = LockedSlots { file: &file, next: index }.next() != Some(index);
-        if slot.pid.load(Relaxed) != 0 && still_dead {
+        if slot.pid.load(Relaxed) != 0 && !is_locked(&file, index) {
             clear(layout, index);
             reaped = true;
         }
@@ -124,37 +118,14 @@ fn try_lock(file: &File, index: usize) -> io::Result<bool> {
     }
 }
 
-/// The slots whose lock somebody holds, in order from `next`.
-struct LockedSlots<'file> {
-    file: &'file File,
-    next: usize,
-}
-
-impl Iterator for LockedSlots<'_> {
-    type Item = usize;
-
-    fn next(&mut self) -> Option<usize> {
-        if self.next >= MAX_PROCESSES {
-            return None;
-        }
-        let mut lock = life_lock(self.next, libc::F_WRLCK);
-        lock.l_len = (MAX_PROCESSES - self.next) as i64;
-        // SAFETY: the descriptor is open and the pointer is to a live, writable flock.
-        let result = unsafe { libc::fcntl(self.file.as_raw_fd(), libc::F_OFD_GETLK, &mut lock) };
-        if result != 0 {
-            // Unknown: nobody is declared dead.
-            let index = self.next;
-            self.next += 1;
-            return Some(index);
-        }
-        if lock.l_type == libc::F_UNLCK as libc::c_short {
-            self.next = MAX_PROCESSES;
-            return None;
-        }
-        let index = usize::try_from(lock.l_start - LIFE_LOCK_OFFSET).unwrap_or(0).max(self.next);
-        self.next = index + 1;
-        Some(index)
-    }
+/// Whether somebody holds the slot's lock. Each is asked for alone: of several locks in a range the system names
+/// any, not the first.
+fn is_locked(file: &File, index: usize) -> bool {
+    let mut lock = life_lock(index, libc::F_WRLCK);
+    // SAFETY: the descriptor is open and the pointer is to a live, writable flock.
+    let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &mut lock) };
+    // Where that can't be known, nobody is declared dead.
+    result != 0 || lock.l_type != libc::F_UNLCK as libc::c_short
 }
 
 /// Field 22 of `/proc/self/stat`; 0 where that can't be read.
