@@ -56,7 +56,6 @@ static void answers(void) {
     say("unmap_nothing", cuMemUnmap(0x7f0000000000, 2 * MIB_BYTES));
     say("destroy_no_context", cuCtxDestroy(NULL));
     say("array_without_shape", cuArrayCreate((CUarray *)&address, NULL));
-    say("stack_limit_absurd", cuCtxSetLimit(CU_LIMIT_STACK_SIZE, (size_t)1 << 40));
 }
 
 static CUcontext another_context(void) {

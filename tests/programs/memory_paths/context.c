@@ -65,13 +65,13 @@ static CUresult release_streams(void) {
     return result;
 }
 
-/* Code with a variable of the step's size. The comment tells the simulated driver what a real one sees. */
+/* Code with a variable of the step's size. */
 static CUresult take_module(size_t bytes) {
     char code[256];
     snprintf(code, sizeof code,
-             ".version 7.0\n.target sm_70\n.address_size 64\n// simulated: image_bytes=%zu\n"
+             ".version 7.0\n.target sm_70\n.address_size 64\n"
              ".visible .global .align 16 .b8 store[%zu];\n.visible .entry empty() { ret; }\n",
-             bytes, bytes);
+             bytes);
     CUmodule loaded;
     CUdeviceptr address;
     size_t store_bytes;

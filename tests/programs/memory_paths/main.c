@@ -37,15 +37,18 @@ static void print_names(void) {
 }
 
 struct outcome {
+    int steps;
     uint64_t asked_bytes, taken_bytes;
     CUresult refused;
 };
 
 static struct outcome take_all(const struct path *path, size_t step_bytes, uint64_t max_bytes) {
-    struct outcome outcome = {0, 0, CUDA_SUCCESS};
+    struct outcome outcome = {0, 0, 0, CUDA_SUCCESS};
     uint64_t start_bytes = free_bytes();
-    for (int steps = 0; outcome.asked_bytes < max_bytes && outcome.taken_bytes < max_bytes; steps++) {
-        if (path->most_steps && steps == path->most_steps) break;
+    for (; outcome.asked_bytes < max_bytes; outcome.steps++) {
+        /* Where a step has no size, what it took ends it. Others on the same GPU are in that figure. */
+        if (step_bytes == 1 && outcome.taken_bytes >= max_bytes) break;
+        if (path->most_steps && outcome.steps == path->most_steps) break;
         outcome.refused = path->take(step_bytes);
         if (outcome.refused) break;
         outcome.asked_bytes += step_bytes;
@@ -76,7 +79,7 @@ int main(int argc, char **argv) {
     MUST(cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING));
 
     uint64_t start_bytes = free_bytes();
-    struct outcome first = {0, 0, ready};
+    struct outcome first = {0, 0, 0, ready};
     if (ready == CUDA_SUCCESS) first = take_all(path, step_bytes, max_bytes);
     if (first.asked_bytes == 0 && first.refused != CUDA_ERROR_OUT_OF_MEMORY) {
         printf("unsupported %d\n", first.refused);
@@ -86,7 +89,7 @@ int main(int argc, char **argv) {
     printf("start_free_mib %.3f\n", mib(start_bytes));
     printf("got_mib %.3f\n", mib(first.asked_bytes));
     printf("taken_mib %.3f\n", mib(first.taken_bytes));
-    printf("steps %d\n", piece_count);
+    printf("steps %d\n", first.steps);
     printf("refused %d\n", first.refused);
     printf("left_mib %.3f\n", mib(free_bytes()));
     if (hold) meet("full");
@@ -96,6 +99,7 @@ int main(int argc, char **argv) {
     if (hold) meet("empty");
     struct outcome again = take_all(path, step_bytes, max_bytes);
     printf("again_mib %.3f\n", mib(again.asked_bytes));
+    printf("again_steps %d\n", again.steps);
     printf("again_taken_mib %.3f\n", mib(again.taken_bytes));
     printf("again_refused %d\n", again.refused);
     path->release();
