@@ -32,10 +32,15 @@ pub unsafe extern "C" fn dlsym(handle: *mut c_void, name: *const c_char) -> *mut
         "pop rsi",
         "pop rdi",
         "test rax, rax",
-        "jnz 2f",
-        "jmp qword ptr [rip + {original}]",
-        "2: ret",
+        "jz 2f",
+        "cmp rax, {absent}",
+        "je 3f",
+        "ret",
+        "3: xor eax, eax",
+        "ret",
+        "2: jmp qword ptr [rip + {original}]",
         lookup = sym hook_for_lookup,
+        absent = const ABSENT,
         original = sym C_DLSYM,
     )
 }
@@ -61,15 +66,23 @@ pub unsafe extern "C" fn dlvsym(
         "pop rsi",
         "pop rdi",
         "test rax, rax",
-        "jnz 2f",
-        "jmp qword ptr [rip + {original}]",
-        "2: ret",
+        "jz 2f",
+        "cmp rax, {absent}",
+        "je 3f",
+        "ret",
+        "3: xor eax, eax",
+        "ret",
+        "2: jmp qword ptr [rip + {original}]",
         lookup = sym hook_for_lookup,
+        absent = const ABSENT,
         original = sym C_DLVSYM,
     )
 }
 
-/// The hook to hand out for this lookup, or null for the C library to answer it.
+/// An answer of [`hook_for_lookup`] that no hook has as its address: there is no such symbol.
+const ABSENT: usize = 1;
+
+/// The hook to hand out for this lookup, null for the C library to answer it, or [`ABSENT`].
 unsafe extern "C" fn hook_for_lookup(
     handle: *mut c_void,
     name: *const c_char,
@@ -88,17 +101,21 @@ unsafe extern "C" fn hook_for_lookup(
         _ => return ptr::null_mut(),
     };
     let Some(hook) = export::find(name) else { return ptr::null_mut() };
-    if slice::is_unlimited() || is_driver(caller) {
+    if is_driver(caller) {
         return ptr::null_mut();
     }
     if handle == libc::RTLD_NEXT || handle == libc::RTLD_DEFAULT {
-        // The C library would answer with this library's export. That is right when a driver is there to
-        // serve it, wherever the search starts: a look past us must not be a way out of the slice.
-        return if library.is_loaded() && hook.original.find().is_some() {
-            hook.address as *mut c_void
-        } else {
-            ptr::null_mut()
+        // The C library would answer with this library's export, wherever the search starts. That is right if
+        // there is a driver to serve it: a look past us must not be a way out of the slice.
+        let original = if library.is_loaded() { hook.original.find() } else { None };
+        return match original {
+            None => ptr::without_provenance_mut(ABSENT),
+            Some(address) if slice::is_unlimited() => address as *mut c_void,
+            Some(_) => hook.address as *mut c_void,
         };
+    }
+    if slice::is_unlimited() {
+        return ptr::null_mut();
     }
     // SAFETY: the program's own arguments; a real handle is looked up alike whoever asks.
     let found = unsafe { original_dlsym(handle, name.as_ptr()) };

@@ -62,7 +62,7 @@ mod raw {
     calls! {
         cuDeviceGetCount cuDeviceGet cuDeviceGetUuid_v2 cuDeviceGetAttribute cuDeviceTotalMem_v2
         cuCtxGetLimit cuStreamGetDevice cuDevicePrimaryCtxGetState
-        cuDeviceGetMemPool cuDeviceGetDefaultMemPool cuMemPoolGetAttribute cuMemPoolTrimTo cuMemFree_v2 cuMemFreeAsync cuModuleUnload cuLibraryUnload
+        cuDeviceGetMemPool cuDeviceGetDefaultMemPool cuMemPoolGetAttribute cuMemPoolTrimTo cuMemFree_v2 cuModuleUnload cuLibraryUnload cuGreenCtxDestroy
         cuDeviceGetGraphMemAttribute cuDeviceGraphMemTrim
         cuGraphGetNodes cuGraphNodeGetType cuGraphMemAllocNodeGetParams cuGraphChildGraphNodeGetGraph
         cuArray3DCreate_v2 cuArrayDestroy cuArrayGetMemoryRequirements
@@ -244,12 +244,6 @@ pub fn free(pointer: CUdeviceptr) -> CUresult {
     unsafe { raw::cuMemFree_v2(pointer) }
 }
 
-/// Takes back a stream-ordered allocation the program has not seen yet.
-pub fn free_async(pointer: CUdeviceptr, stream: CUstream) -> CUresult {
-    // SAFETY: as in `free`; the stream is the one it was made on.
-    unsafe { raw::cuMemFreeAsync(pointer, stream) }
-}
-
 /// Unloads a module the program has not seen yet.
 pub fn unload_module(module: CUmodule) -> CUresult {
     // SAFETY: the caller owns the module: the program was never told of it.
@@ -260,6 +254,12 @@ pub fn unload_module(module: CUmodule) -> CUresult {
 pub fn unload_library(library: CUlibrary) -> CUresult {
     // SAFETY: as above.
     unsafe { raw::cuLibraryUnload(library) }
+}
+
+/// Destroys a green context the program has not seen yet.
+pub fn destroy_green_context(context: CUgreenCtx) -> CUresult {
+    // SAFETY: the caller owns the context: the program was never told of it.
+    unsafe { raw::cuGreenCtxDestroy(context) }
 }
 
 /// What an array of this shape takes, in bytes, as the driver itself says of a twin without memory.

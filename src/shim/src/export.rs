@@ -204,14 +204,15 @@ hooks! {
             hook::context::create_green: cuGreenCtxCreate;
         }
         plain {
-            hook::context::measured: cuGreenCtxDestroy cuCtxFromGreenCtx;
+            hook::module::unload: cuGreenCtxDestroy cuCtxFromGreenCtx;
             hook::stream::create: cuStreamCreate cuStreamCreateWithPriority cuGreenCtxStreamCreate;
             hook::graph::capture_begins:
                 cuStreamBeginCapture cuStreamBeginCapture_ptsz cuStreamBeginCapture_v2 cuStreamBeginCapture_v2_ptsz
                 cuStreamBeginCaptureToGraph cuStreamBeginCaptureToGraph_ptsz
                 cuStreamBeginCaptureToCig cuStreamBeginCaptureToCig_ptsz
                 cuStreamBeginRecaptureToGraph cuStreamBeginRecaptureToGraph_ptsz;
-            hook::module::unsettling: cuModuleUnload cuLibraryUnload cuStreamDestroy cuStreamDestroy_v2
+            hook::module::unload: cuModuleUnload cuLibraryUnload;
+            hook::module::unsettling: cuStreamDestroy cuStreamDestroy_v2
                 cuDeviceSetMemPool cuMemSetMemPool;
         }
         watched {
@@ -225,12 +226,14 @@ hooks! {
         always {
             hook::nvml::memory: nvmlDeviceGetMemoryInfo;
             hook::nvml::memory_v2: nvmlDeviceGetMemoryInfo_v2;
-            hook::nvml::processes_v1: nvmlDeviceGetComputeRunningProcesses nvmlDeviceGetMPSComputeRunningProcesses;
+            hook::nvml::processes_v1: nvmlDeviceGetComputeRunningProcesses;
             hook::nvml::processes:
-                nvmlDeviceGetComputeRunningProcesses_v2 nvmlDeviceGetComputeRunningProcesses_v3
+                nvmlDeviceGetComputeRunningProcesses_v2 nvmlDeviceGetComputeRunningProcesses_v3;
+            hook::nvml::no_processes_v1:
+                nvmlDeviceGetGraphicsRunningProcesses nvmlDeviceGetMPSComputeRunningProcesses;
+            hook::nvml::no_processes:
+                nvmlDeviceGetGraphicsRunningProcesses_v2 nvmlDeviceGetGraphicsRunningProcesses_v3
                 nvmlDeviceGetMPSComputeRunningProcesses_v2 nvmlDeviceGetMPSComputeRunningProcesses_v3;
-            hook::nvml::no_processes_v1: nvmlDeviceGetGraphicsRunningProcesses;
-            hook::nvml::no_processes: nvmlDeviceGetGraphicsRunningProcesses_v2 nvmlDeviceGetGraphicsRunningProcesses_v3;
             hook::nvml::process_details: nvmlDeviceGetRunningProcessDetailList;
         }
     }

@@ -19,6 +19,15 @@ pub struct Credit {
     pub exported: bool,
 }
 
+/// An allocation that this process has no reference to any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It was charged.
+    Charged(Credit),
+    /// It was imported, or lay elsewhere.
+    Uncharged,
+}
+
 #[derive(Clone, Copy)]
 struct Allocation {
     charge: Option<Credit>,
@@ -36,12 +45,12 @@ struct Books {
 }
 
 impl Books {
-    fn drop_if_unused(&mut self, id: u64) -> Option<Credit> {
+    fn drop_if_unused(&mut self, id: u64) -> Option<End> {
         let allocation = self.allocations.get(&id)?;
         if allocation.handles > 0 || allocation.mappings > 0 {
             return None;
         }
-        self.allocations.remove(&id)?.charge
+        Some(self.allocations.remove(&id)?.charge.map_or(End::Uncharged, End::Charged))
     }
 }
 
@@ -100,7 +109,7 @@ impl PhysicalMemory {
     }
 
     /// Takes out one reference by handle, after the driver released it.
-    pub fn released(&self, handle: CUmemGenericAllocationHandle) -> Option<Credit> {
+    pub fn released(&self, handle: CUmemGenericAllocationHandle) -> Option<End> {
         let mut books = self.books.lock();
         let id = *books.handles.get(&handle)?;
         let allocation = books.allocations.get_mut(&id)?;
@@ -122,19 +131,19 @@ impl PhysicalMemory {
     }
 
     /// Takes out the mappings that begin in `bytes` from `address` on, after the driver unmapped them.
-    pub fn unmapped(&self, address: u64, bytes: u64) -> Vec<Credit> {
+    pub fn unmapped(&self, address: u64, bytes: u64) -> Vec<End> {
         let mut books = self.books.lock();
         let range = address..address.saturating_add(bytes);
         let gone: Vec<(u64, u64)> =
             books.mappings.range(range).map(|(&start, &(_, id))| (start, id)).collect();
-        let mut credits = Vec::new();
+        let mut ends = Vec::new();
         for (start, id) in gone {
             books.mappings.remove(&start);
             if let Some(allocation) = books.allocations.get_mut(&id) {
                 allocation.mappings = allocation.mappings.saturating_sub(1);
             }
-            credits.extend(books.drop_if_unused(id));
+            ends.extend(books.drop_if_unused(id));
         }
-        credits
+        ends
     }
 }

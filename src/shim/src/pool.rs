@@ -10,11 +10,18 @@ use crate::hash::WordMap;
 use crate::quota::{PAGE_BYTES, Quota, pages};
 use parking_lot::{Mutex, RwLock};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 use vcuda_driver::cuda::types::CUmemoryPool;
-use vcuda_driver::result::CUerror;
+use vcuda_driver::result::{CUerror, CUresult};
 
 /// Pools grow by multiples of this (measured: 100 MiB takes 128, 33 MiB takes 64, 5 MiB takes 32).
 const STEP_BYTES: u64 = 32 << 20;
+
+/// How long an allocation waits on a full quota for streams to pass the points at which the pool's memory
+/// was freed.
+const PASSING_WAIT: Duration = Duration::from_millis(50);
+const PASSING_POLL: Duration = Duration::from_micros(200);
 
 /// Pages by which a pool may grow to serve `bytes`.
 fn growth_pages(bytes: u64) -> u64 {
@@ -134,22 +141,15 @@ impl Pools {
     }
 }
 
-/// How an allocation may go ahead.
-pub enum Room {
-    /// Whatever the pool grows by is charged already.
-    Charged,
-    /// The quota is full, but what the pool has free should do; undo if it grew all the same.
-    FromFree,
-}
-
 impl Pool {
-    /// Prepares an allocation of `bytes`. End it with [`Pool::finish`].
-    pub fn prepare(&self, quota: &Quota, bytes: u64) -> Result<Room, CUerror> {
+    /// Prepares an allocation of `bytes`: whatever the pool may grow by is charged. End it with
+    /// [`Pool::finish`].
+    pub fn prepare(&self, quota: &Quota, bytes: u64) -> CUresult {
         let step = growth_pages(bytes);
         let growing = self.growing.fetch_add(step, Ordering::AcqRel) + step;
         let reserved = self.reserved.load(Ordering::Acquire);
         if self.charged.load(Ordering::Acquire) >= reserved.saturating_add(growing) {
-            return Ok(Room::Charged);
+            return Ok(());
         }
         self.charge_ahead(quota, bytes).inspect_err(|_| {
             self.growing.fetch_sub(step, Ordering::AcqRel);
@@ -157,29 +157,50 @@ impl Pool {
     }
 
     #[cold]
-    fn charge_ahead(&self, quota: &Quota, bytes: u64) -> Result<Room, CUerror> {
-        let missing = |pool: &Pool| {
-            let wanted = pool.reserved.load(Ordering::Acquire) + pool.growing.load(Ordering::Acquire);
-            wanted.saturating_sub(pool.charged.load(Ordering::Acquire))
-        };
-        {
-            let _charging = self.charging.lock();
-            let missing = missing(self);
-            if quota.try_reserve(missing).is_ok() {
-                self.charged.fetch_add(missing, Ordering::AcqRel);
-                return Ok(Room::Charged);
-            }
-        }
-        if self.has_free(bytes) {
-            return Ok(Room::FromFree);
+    fn charge_ahead(&self, quota: &Quota, bytes: u64) -> CUresult {
+        if self.try_charge_ahead(quota) {
+            return Ok(());
         }
         // Room may be made elsewhere, by this very pool being trimmed too: nothing of ours is locked here.
-        let wanted = missing(self);
-        let reservation = quota.reserve(wanted)?;
+        let missing = self.missing_pages();
+        match quota.reserve(missing) {
+            Ok(reservation) => {
+                let _charging = self.charging.lock();
+                self.charged.fetch_add(missing, Ordering::AcqRel);
+                reservation.keep();
+                return Ok(());
+            }
+            Err(error) if !self.has_free(bytes) => return Err(error),
+            Err(_) => {}
+        }
+        // The pool has the memory, freed in stream order and not passed by its stream yet, or in pieces. Only
+        // the driver knows whether it will do, so it can't be let try: trimming gives it back to the quota as
+        // streams get on.
+        let start = Instant::now();
+        while start.elapsed() < PASSING_WAIT {
+            thread::sleep(PASSING_POLL);
+            self.trim(quota);
+            if self.try_charge_ahead(quota) {
+                return Ok(());
+            }
+        }
+        Err(CUerror::OUT_OF_MEMORY)
+    }
+
+    /// Pages that the allocations under way may need beyond what is charged.
+    fn missing_pages(&self) -> u64 {
+        let wanted = self.reserved.load(Ordering::Acquire) + self.growing.load(Ordering::Acquire);
+        wanted.saturating_sub(self.charged.load(Ordering::Acquire))
+    }
+
+    fn try_charge_ahead(&self, quota: &Quota) -> bool {
         let _charging = self.charging.lock();
-        self.charged.fetch_add(wanted, Ordering::AcqRel);
-        reservation.keep();
-        Ok(Room::Charged)
+        let missing = self.missing_pages();
+        let fits = quota.try_reserve(missing).is_ok();
+        if fits {
+            self.charged.fetch_add(missing, Ordering::AcqRel);
+        }
+        fits
     }
 
     /// Whether the pool holds `bytes` that nothing uses.
@@ -189,22 +210,20 @@ impl Pool {
         free.is_ok_and(|free| free >= bytes)
     }
 
-    /// Ends an allocation of `bytes`: asks what the pool holds now and sees to it that this is charged.
-    /// False if it holds more than was charged before, which [`Room::FromFree`] allows to happen.
-    pub fn finish(&self, quota: &Quota, bytes: u64) -> bool {
+    /// Ends an allocation of `bytes`: asks what the pool holds now. Should it be more than was foreseen, that
+    /// is charged as well.
+    pub fn finish(&self, quota: &Quota, bytes: u64) {
         let now = driver::pool_reserved_bytes(self.handle).map_or(0, pages);
         if now > self.reserved.load(Ordering::Acquire) {
             self.reserved.fetch_max(now, Ordering::AcqRel);
         }
         self.growing.fetch_sub(growth_pages(bytes), Ordering::AcqRel);
-        if now <= self.charged.load(Ordering::Acquire) {
-            return true;
+        if now > self.charged.load(Ordering::Acquire) {
+            let _charging = self.charging.lock();
+            let over = now.saturating_sub(self.charged.load(Ordering::Acquire));
+            quota.charge_taken(over);
+            self.charged.fetch_add(over, Ordering::AcqRel);
         }
-        let _charging = self.charging.lock();
-        let over = now.saturating_sub(self.charged.load(Ordering::Acquire));
-        quota.charge_taken(over);
-        self.charged.fetch_add(over, Ordering::AcqRel);
-        over == 0
     }
 
     /// Has the pool give back what nothing uses, and credits it.

@@ -163,6 +163,7 @@ impl Quota {
         if pages == 0 {
             return;
         }
+        log::debug!("{} KiB charged that the driver took unasked on device {}", pages * 4, self.ordinal);
         if self.account.lock().force(pages).is_err() {
             // Said once by `lost`; what the driver has taken cannot be undone here.
             lost();

@@ -4,6 +4,7 @@
 use crate::driver;
 use crate::edge::Out;
 use crate::hook::linear::credit;
+use crate::hook::module::load;
 use crate::quota::{InFlight, Quota, mapped_pages};
 use crate::slice::{self, Slice};
 use std::ffi::c_void;
@@ -86,7 +87,7 @@ pub fn create_v4(
 /// `cuGreenCtxCreate`: stands on the primary context, which it may bring about.
 pub fn create_green(
     driver: impl Fn() -> CUresult,
-    _context: Out<CUgreenCtx>,
+    context: Out<CUgreenCtx>,
     _resources: CUdevResourceDesc,
     device: CUdevice,
     _flags: u32,
@@ -94,17 +95,13 @@ pub fn create_green(
     let quota = slice::current()?.and_then(|slice| slice.quota(device));
     match (quota, driver::primary_context_is_active(device)) {
         (Some(quota), Ok(false)) => charged(quota, driver),
-        _ => measured(driver),
+        _ => load(driver, || {
+            if let Some(context) = context.get() {
+                // One that can't be destroyed stays charged.
+                let _ = driver::destroy_green_context(context);
+            }
+        }),
     }
-}
-
-/// Calls that may take or give back memory in amounts only measuring can tell.
-pub fn measured(driver: impl Fn() -> CUresult) -> CUresult {
-    driver()?;
-    if let Some(slice) = slice::current()? {
-        slice.quotas().for_each(Quota::measure);
-    }
-    Ok(())
 }
 
 /// `cuDevicePrimaryCtxRetain`: charged when it brings the context about.

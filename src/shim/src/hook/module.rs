@@ -12,8 +12,8 @@ use std::ffi::{c_char, c_void};
 use vcuda_driver::cuda::types::{CUdeviceptr, CUdeviceptr_v1, CUfunction, CUkernel, CUlibrary, CUmodule};
 use vcuda_driver::result::{CUerror, CUresult};
 
-/// Runs a load, measures it, and undoes it if the slice is over its quota now.
-fn load(driver: impl Fn() -> CUresult, undo: impl FnOnce()) -> CUresult {
+/// Runs a call that takes an amount only measuring can tell, and undoes it if the slice is over its quota now.
+pub fn load(driver: impl Fn() -> CUresult, undo: impl FnOnce()) -> CUresult {
     driver()?;
     let Some(slice) = slice::current()? else { return Ok(()) };
     slice.quotas().for_each(Quota::measure);
@@ -24,7 +24,7 @@ fn load(driver: impl Fn() -> CUresult, undo: impl FnOnce()) -> CUresult {
     Err(CUerror::OUT_OF_MEMORY)
 }
 
-fn unload(module: Out<CUmodule>) -> impl FnOnce() {
+fn unload_module(module: Out<CUmodule>) -> impl FnOnce() {
     move || {
         if let Some(module) = module.get() {
             // A module that can't be unloaded stays charged.
@@ -44,12 +44,12 @@ fn unload_library(library: Out<CUlibrary>) -> impl FnOnce() {
 
 /// `cuModuleLoad`.
 pub fn from_file(driver: impl Fn() -> CUresult, module: Out<CUmodule>, _path: In<c_char>) -> CUresult {
-    load(driver, unload(module))
+    load(driver, unload_module(module))
 }
 
 /// `cuModuleLoadData` and `cuModuleLoadFatBinary`.
 pub fn from_data(driver: impl Fn() -> CUresult, module: Out<CUmodule>, _image: In<c_void>) -> CUresult {
-    load(driver, unload(module))
+    load(driver, unload_module(module))
 }
 
 /// `cuModuleLoadDataEx`.
@@ -61,7 +61,7 @@ pub fn from_data_ex(
     _options: Out<u32>,
     _values: Out<*mut c_void>,
 ) -> CUresult {
-    load(driver, unload(module))
+    load(driver, unload_module(module))
 }
 
 /// `cuLibraryLoadData`.
@@ -96,7 +96,16 @@ pub fn library_from_file(
     load(driver, unload_library(library))
 }
 
-/// Calls that give code or streams back, whose memory the driver may keep or free: the next launch measures.
+/// Calls that give code back: measured at once.
+pub fn unload(driver: impl Fn() -> CUresult) -> CUresult {
+    driver()?;
+    if let Some(slice) = slice::current()? {
+        slice.quotas().for_each(Quota::measure);
+    }
+    Ok(())
+}
+
+/// Calls after which the driver may keep memory or free it: the next launch measures.
 pub fn unsettling(driver: impl Fn() -> CUresult) -> CUresult {
     driver()?;
     if let Some(slice) = slice::current()? {

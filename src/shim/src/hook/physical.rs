@@ -1,7 +1,7 @@
 //! The virtual memory API: physical allocations, their handles and their mappings.
 
 use crate::edge::{In, Out};
-use crate::physical_memory::Credit;
+use crate::physical_memory::{Credit, End};
 use crate::quota::{Quota, mapped_pages};
 use crate::slice::{self, Slice};
 use std::ffi::c_void;
@@ -38,8 +38,13 @@ pub fn create(
     Ok(())
 }
 
-fn credit(slice: &Slice, credits: impl IntoIterator<Item = Credit>) {
-    for credit in credits {
+fn credit(slice: &Slice, ends: impl IntoIterator<Item = End>) {
+    for end in ends {
+        let End::Charged(credit) = end else {
+            // If it was exported by this very process, its exporter's charge may end with it.
+            slice.quotas().for_each(Quota::measure);
+            continue;
+        };
         let Some(quota) = slice.quota(credit.device) else { continue };
         quota.take_attributed(credit.pages);
         if credit.exported {

@@ -3,7 +3,7 @@
 use crate::capture;
 use crate::driver;
 use crate::edge::{In, Out};
-use crate::pool::{Place, Pool, Room};
+use crate::pool::{Place, Pool};
 use crate::quota::Quota;
 use crate::slice::{self, Slice};
 use std::ffi::c_void;
@@ -11,27 +11,12 @@ use vcuda_driver::cuda::types::*;
 use vcuda_driver::result::{CUerror, CUresult};
 
 /// Runs an allocation of `bytes` with the pool's growth charged.
-fn charged(
-    quota: &Quota,
-    pool: &Pool,
-    bytes: usize,
-    stream: CUstream,
-    pointer: Out<CUdeviceptr>,
-    driver: impl Fn() -> CUresult,
-) -> CUresult {
+fn charged(quota: &Quota, pool: &Pool, bytes: usize, driver: impl Fn() -> CUresult) -> CUresult {
     quota.count_context()?;
-    let room = pool.prepare(quota, bytes as u64)?;
+    pool.prepare(quota, bytes as u64)?;
     let made = driver();
-    let within = pool.finish(quota, bytes as u64);
-    made?;
-    if let (Room::FromFree, false, Some(pointer)) = (room, within, pointer.get()) {
-        // What the pool had free did not do. The program hasn't seen the pointer.
-        let _ = driver::free_async(pointer, stream);
-        pool.trim(quota);
-        quota.count_refusal();
-        return Err(CUerror::OUT_OF_MEMORY);
-    }
-    Ok(())
+    pool.finish(quota, bytes as u64);
+    made
 }
 
 /// Where a pool lies. One that nobody made or imported here is a device's default pool.
@@ -50,7 +35,7 @@ fn place_of(slice: &Slice, handle: CUmemoryPool, stream: CUstream) -> Result<Pla
 /// `cuMemAllocAsync`: from the current pool of the stream's device.
 pub fn alloc(
     driver: impl Fn() -> CUresult,
-    pointer: Out<CUdeviceptr>,
+    _pointer: Out<CUdeviceptr>,
     bytes: usize,
     stream: CUstream,
 ) -> CUresult {
@@ -61,13 +46,13 @@ pub fn alloc(
     }
     let Some(quota) = slice.stream_quota(stream)? else { return driver() };
     let handle = driver::current_pool(quota.ordinal)?;
-    allocate(slice, handle, bytes, stream, pointer, driver)
+    allocate(slice, handle, bytes, stream, driver)
 }
 
 /// `cuMemAllocFromPoolAsync`.
 pub fn alloc_from(
     driver: impl Fn() -> CUresult,
-    pointer: Out<CUdeviceptr>,
+    _pointer: Out<CUdeviceptr>,
     bytes: usize,
     handle: CUmemoryPool,
     stream: CUstream,
@@ -76,7 +61,7 @@ pub fn alloc_from(
     if capture::is_capturing(stream) {
         return driver();
     }
-    allocate(slice, handle, bytes, stream, pointer, driver)
+    allocate(slice, handle, bytes, stream, driver)
 }
 
 fn allocate(
@@ -84,12 +69,11 @@ fn allocate(
     handle: CUmemoryPool,
     bytes: usize,
     stream: CUstream,
-    pointer: Out<CUdeviceptr>,
     driver: impl Fn() -> CUresult,
 ) -> CUresult {
     let Place::Limited(pool) = place_of(slice, handle, stream)? else { return driver() };
     let Some(quota) = slice.quota(pool.device) else { return driver() };
-    charged(quota, pool, bytes, stream, pointer, driver)
+    charged(quota, pool, bytes, driver)
 }
 
 /// `cuMemPoolCreate`: notes which device the pool will take from.
