@@ -8,7 +8,7 @@
 //! the driver itself are never redirected.
 #![allow(unsafe_code)]
 
-use crate::export;
+use crate::export::{self, Hook};
 use crate::library::{self, C_DLSYM, C_DLVSYM, Library};
 use crate::slice;
 use std::arch::naked_asm;
@@ -105,24 +105,32 @@ unsafe extern "C" fn hook_for_lookup(
         return ptr::null_mut();
     }
     if handle == libc::RTLD_NEXT || handle == libc::RTLD_DEFAULT {
-        // The C library would answer with this library's export, wherever the search starts. That is right if
-        // there is a driver to serve it: a look past us must not be a way out of the slice.
-        let original = if library.is_loaded() { hook.original.find() } else { None };
-        return match original {
-            None => ptr::without_provenance_mut(ABSENT),
-            Some(address) if slice::is_unlimited() => address as *mut c_void,
-            Some(_) => hook.address as *mut c_void,
-        };
-    }
-    if slice::is_unlimited() {
-        return ptr::null_mut();
+        return in_global_scope(library, hook, name);
     }
     // SAFETY: the program's own arguments; a real handle is looked up alike whoever asks.
     let found = unsafe { original_dlsym(handle, name.as_ptr()) };
-    if found.is_null() || !(found as usize == hook.original.address() || is_driver(found)) {
+    if ptr::eq(found, hook.address.cast()) {
+        return in_global_scope(library, hook, name);
+    }
+    let is_original = found as usize == hook.original.address() || is_driver(found);
+    if found.is_null() || !is_original || slice::is_unlimited() {
         return ptr::null_mut();
     }
     hook.address as *mut c_void
+}
+
+/// The answer where the C library would find this library's own export, wherever the search starts. That is
+/// right if there is a driver to serve it: a look past us must not be a way out of the slice.
+fn in_global_scope(library: Library, hook: &Hook, name: &CStr) -> *mut c_void {
+    let original = if library.is_loaded() { hook.original.find() } else { None };
+    match original {
+        None => {
+            library::fail_look_up(name);
+            ptr::without_provenance_mut(ABSENT)
+        }
+        Some(address) if slice::is_unlimited() => address as *mut c_void,
+        Some(_) => hook.address as *mut c_void,
+    }
 }
 
 /// Whether `address` lies in a loaded driver library.

@@ -168,3 +168,25 @@ pub fn c_library_dlsym() -> Option<Dlsym> {
     // SAFETY: a non-zero address is glibc's function of that name and signature.
     (address != 0).then(|| unsafe { std::mem::transmute::<usize, Dlsym>(address) })
 }
+
+/// Leaves the thread's `dlerror` as a look-up of `name` that finds nothing does: programs ask for it.
+pub fn fail_look_up(name: &CStr) {
+    static C_LIBRARY: AtomicUsize = AtomicUsize::new(0);
+    let mut handle = C_LIBRARY.load(Ordering::Acquire);
+    if handle == 0 {
+        // SAFETY: the C library is loaded already, so none of its code runs here.
+        let opened = unsafe {
+            libloading::os::unix::Library::open(
+                Some("libc.so.6"),
+                libloading::os::unix::RTLD_LAZY | libc::RTLD_NOLOAD,
+            )
+        };
+        let Ok(library) = opened else { return };
+        handle = library.into_raw() as usize;
+        C_LIBRARY.store(handle, Ordering::Release);
+    }
+    if let Some(dlsym) = c_library_dlsym() {
+        // SAFETY: an open handle and a C string. The C library has no symbol of a driver's name.
+        unsafe { dlsym(handle as *mut c_void, name.as_ptr()) };
+    }
+}

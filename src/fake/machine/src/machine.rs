@@ -136,6 +136,11 @@ impl Member {
 
     /// Takes memory of a GPU, first from dead processes if there is not enough left.
     pub fn take(&self, gpu: usize, bytes: Bytes) -> Result<(), OutOfMemory> {
+        let counters = &self.machine.layout().gpus[gpu];
+        // The dead hold nothing, but are noticed late: a peak that counted them would be none.
+        if counters.used_bytes.load(Relaxed) + bytes.device > counters.peak_bytes.load(Relaxed) {
+            self.machine.reap();
+        }
         self.try_take(gpu, bytes).or_else(|OutOfMemory| {
             if self.machine.reap() { self.try_take(gpu, bytes) } else { Err(OutOfMemory) }
         })
