@@ -1,11 +1,9 @@
 //! Contexts: what a program has on one device, and each thread's stack of current ones.
 
-use crate::attributes::threads_per_multiprocessor;
-use crate::backing::STEP_BYTES;
-use crate::chunk::Chunks;
 use crate::device::Device;
 use crate::driver::driver;
 use crate::edge::{FromC, Out};
+use crate::holdings::Holdings;
 use crate::settings::settings;
 use crate::slab::{Slab, handle_of};
 use crate::stream::{self, Stream};
@@ -22,12 +20,6 @@ use vcuda_fake_machine::Bytes;
 const PROCESS_BYTES: u64 = 518 << 20;
 const DEVICE_ONLY_BYTES: u64 = 89 << 16;
 const USUAL_MULTIPROCESSORS: u64 = 132;
-/// Stack per thread that the context comes with.
-pub const STACK_BYTES: u64 = 1024;
-/// Local memory that a thread may have at most.
-const MOST_STACK_BYTES: u64 = 512 << 10;
-/// What small arrays are rounded up to.
-const SMALL_ARRAY_BYTES: u64 = 512;
 
 pub static CONTEXTS: Slab<Context> = Slab::new();
 
@@ -50,42 +42,6 @@ pub struct Context {
     pub blocking_tail_ns: AtomicU64,
     legacy_stream: AtomicUsize,
     pub holdings: Mutex<Holdings>,
-}
-
-/// What a context has taken of its device beside the program's own allocations.
-pub struct Holdings {
-    base: Bytes,
-    pub stack_bytes: u64,
-    pub streams: u64,
-    stream_bytes: u64,
-    /// Green contexts within this one.
-    pub greens: u64,
-    green_bytes: u64,
-    /// Code of all images.
-    code_bytes: u64,
-    /// What was taken for images.
-    image_bytes: u64,
-    pub limits: [u64; 12],
-    pub chunks: Chunks,
-    pub array_chunks: Chunks,
-}
-
-impl Default for Holdings {
-    fn default() -> Holdings {
-        Holdings {
-            base: Bytes::default(),
-            stack_bytes: STACK_BYTES,
-            streams: 0,
-            stream_bytes: 0,
-            greens: 0,
-            green_bytes: 0,
-            code_bytes: 0,
-            image_bytes: 0,
-            limits: [STACK_BYTES, 8_650_752, 8 << 20, 0, 2048, 64, 11_796_480, 232_448, 0, 0, 0, 0],
-            chunks: Chunks::new(512),
-            array_chunks: Chunks::new(SMALL_ARRAY_BYTES),
-        }
-    }
 }
 
 thread_local! {
@@ -173,7 +129,7 @@ impl Context {
         self.multiprocessors.store(0, Relaxed);
         self.tail_ns.store(0, Relaxed);
         self.blocking_tail_ns.store(0, Relaxed);
-        *self.holdings.lock() = Holdings { base, ..Holdings::default() };
+        *self.holdings.lock() = Holdings::of_context(base);
         self.id.store(NEXT_ID.fetch_add(1, Relaxed), Release);
         let legacy = Stream::create_default(self).inspect_err(|_| {
             self.id.store(0, Release);
@@ -198,13 +154,12 @@ impl Context {
         crate::array::destroy_of_context(id);
         crate::module::unload_of_context(id);
         stream::destroy_of_context(id);
-        let held = std::mem::take(&mut *self.holdings.lock());
-        let mut held = held;
+        let mut held = std::mem::take(&mut *self.holdings.lock());
         for start in held.chunks.drain().into_iter().chain(held.array_chunks.drain()) {
             memory::give_chunk(device, start);
         }
         device.give_as(held.base);
-        device.give(held.stack_taken(device) + held.stream_bytes + held.green_bytes + held.image_bytes);
+        device.give(held.taken_bytes(device));
         driver().member.count_contexts(device.gpu, -1);
         if !self.is_primary() {
             CONTEXTS.remove(self);
@@ -256,89 +211,6 @@ impl Context {
     /// Whether the context can be used.
     pub fn is_alive(&self) -> bool {
         self.id.load(Acquire) != 0
-    }
-
-    /// Makes room for one more green context: measured on an H200, 6 MiB for the first and 4 for the second,
-    /// kept for others when they end.
-    pub fn take_green(&self) -> CUresult {
-        let mut held = self.holdings.lock();
-        let wanted = (2 * (held.greens + 1) + 1) * STEP_BYTES;
-        if let Some(more) = wanted.checked_sub(held.green_bytes).filter(|&more| more > 0) {
-            self.device().take(more)?;
-            held.green_bytes = wanted;
-        }
-        held.greens += 1;
-        Ok(())
-    }
-
-    /// Makes room for one more stream.
-    pub fn take_stream(&self) -> CUresult {
-        let mut held = self.holdings.lock();
-        let streams = held.streams + 1;
-        // Measured on an H200: the first takes nothing, 4 more take 2 MiB, 64 more 34 MiB, 128 more 70 MiB.
-        let more_streams = streams - 1;
-        let wanted = (more_streams.div_ceil(4) + more_streams / 42) * STEP_BYTES;
-        if let Some(more) = wanted.checked_sub(held.stream_bytes).filter(|&more| more > 0) {
-            self.device().take(more)?;
-            held.stream_bytes += more;
-        }
-        held.streams = streams;
-        Ok(())
-    }
-
-    /// Changes the stack that each thread of the device has. What that takes is taken at once.
-    pub fn set_stack(&self, bytes: u64) -> CUresult {
-        if bytes > MOST_STACK_BYTES {
-            return Err(CUerror::INVALID_VALUE);
-        }
-        let device = self.device();
-        let mut held = self.holdings.lock();
-        let before = held.stack_taken(device);
-        let stack_bytes = std::mem::replace(&mut held.stack_bytes, bytes);
-        let after = held.stack_taken(device);
-        if after > before {
-            device.take(after - before).inspect_err(|_| held.stack_bytes = stack_bytes)?;
-        } else {
-            device.give(before - after);
-        }
-        held.limits[0] = held.stack_bytes.next_multiple_of(16);
-        Ok(())
-    }
-
-    /// Makes room for an image: its variables in mappings of their own, its code in what contexts come with
-    /// and, beyond 2 MiB of all images' code, in more.
-    pub fn take_image(&self, code_bytes: u64, variable_bytes: u64) -> CUresult {
-        let mut held = self.holdings.lock();
-        let code = image_steps(held.code_bytes + code_bytes);
-        let variables = variable_bytes.next_multiple_of(STEP_BYTES);
-        let more = code - image_steps(held.code_bytes) + variables;
-        self.device().take(more)?;
-        held.code_bytes += code_bytes;
-        held.image_bytes += more;
-        Ok(())
-    }
-
-    /// Gives an image's room back.
-    pub fn give_image(&self, code_bytes: u64, variable_bytes: u64) {
-        let mut held = self.holdings.lock();
-        let code = image_steps(held.code_bytes) - image_steps(held.code_bytes - code_bytes);
-        let less = code + variable_bytes.next_multiple_of(STEP_BYTES);
-        held.code_bytes -= code_bytes;
-        held.image_bytes -= less;
-        self.device().give(less);
-    }
-}
-
-fn image_steps(bytes: u64) -> u64 {
-    bytes.next_multiple_of(STEP_BYTES).saturating_sub(STEP_BYTES)
-}
-
-impl Holdings {
-    /// Device memory that the stacks take beyond what the context comes with.
-    fn stack_taken(&self, device: &Device) -> u64 {
-        let gpu = device.facts();
-        let threads = u64::from(gpu.multiprocessors) * threads_per_multiprocessor(gpu);
-        (self.stack_bytes.saturating_sub(STACK_BYTES) * threads).next_multiple_of(STEP_BYTES)
     }
 }
 
@@ -437,16 +309,6 @@ pub fn get_device_of(out: Out<CUdevice>, context: Option<&'static Context>) -> C
     Ok(())
 }
 
-pub fn get_flags(out: Out<u32>) -> CUresult {
-    out.set(Context::current()?.flags.load(Relaxed));
-    Ok(())
-}
-
-pub fn set_flags(flags: u32) -> CUresult {
-    Context::current()?.flags.store(flags, Relaxed);
-    Ok(())
-}
-
 pub fn get_id(context: Option<&'static Context>, out: Out<u64>) -> CUresult {
     let context = context.map_or_else(Context::current, Ok)?;
     out.set(context.id.load(Relaxed));
@@ -469,88 +331,6 @@ pub fn synchronize_of(context: Option<&'static Context>) -> CUresult {
     context.wait();
     crate::pool::release_surplus(context.device(), None);
     context.check()
-}
-
-pub fn get_limit(out: Out<usize>, limit: u32) -> CUresult {
-    let context = Context::current()?;
-    match limit {
-        3 | 9 => Err(CUerror::UNSUPPORTED_LIMIT),
-        0..=8 => {
-            out.set(context.holdings.lock().limits[limit as usize] as usize);
-            Ok(())
-        }
-        _ => Err(CUerror::INVALID_VALUE),
-    }
-}
-
-pub fn set_limit(limit: u32, value: usize) -> CUresult {
-    let context = Context::current()?;
-    match limit {
-        0 => context.set_stack(value as u64),
-        3 | 9 => Err(CUerror::UNSUPPORTED_LIMIT),
-        1..=8 => {
-            context.holdings.lock().limits[limit as usize] = value as u64;
-            Ok(())
-        }
-        _ => Err(CUerror::INVALID_VALUE),
-    }
-}
-
-pub fn get_cache_config(out: Out<u32>) -> CUresult {
-    Context::current()?;
-    out.set(0);
-    Ok(())
-}
-
-/// Caches aren't simulated.
-pub fn set_cache_config(_config: u32) -> CUresult {
-    Context::current().map(|_| ())
-}
-
-/// Banks of shared memory aren't simulated; four bytes is what GPUs of today have.
-pub fn get_shared_config(out: Out<u32>) -> CUresult {
-    Context::current()?;
-    out.set(1);
-    Ok(())
-}
-
-pub fn reset_persisting_cache() -> CUresult {
-    Context::current().map(|_| ())
-}
-
-pub fn stream_priority_range(least: Option<Out<i32>>, greatest: Option<Out<i32>>) -> CUresult {
-    Context::current()?;
-    if let Some(least) = least {
-        least.set(0);
-    }
-    if let Some(greatest) = greatest {
-        greatest.set(-5);
-    }
-    Ok(())
-}
-
-pub fn get_exec_affinity(out: Out<Affinity>, kind: u32) -> CUresult {
-    let device = Context::current()?.device();
-    if kind != 0 {
-        return Err(CUerror::UNSUPPORTED_EXEC_AFFINITY);
-    }
-    out.set(Affinity { type_: kind, sm_count: device.facts().multiprocessors });
-    Ok(())
-}
-
-/// All simulated GPUs reach each other's memory.
-pub fn enable_peer_access(peer: &'static Context, flags: u32) -> CUresult {
-    if flags != 0 {
-        return Err(CUerror::INVALID_VALUE);
-    }
-    if std::ptr::eq(Context::current()?.device(), peer.device()) {
-        return Err(CUerror::INVALID_DEVICE);
-    }
-    Ok(())
-}
-
-pub fn disable_peer_access(peer: &'static Context) -> CUresult {
-    enable_peer_access(peer, 0)
 }
 
 /// Contexts were counted once; now attaching is no more than looking.

@@ -5,7 +5,7 @@ use crate::backing::{STEP_BYTES as MAPPING_BYTES, window};
 use crate::device::Device;
 use crate::driver::driver;
 use crate::edge::Out;
-use crate::pool::STEP_BYTES;
+use crate::pool_memory::STEP_BYTES;
 use crate::space::{self, Allocation, Kind};
 use crate::stream::Stream;
 use std::collections::HashMap;

@@ -149,7 +149,7 @@ pub fn create(
     let device = driver().device(device)?;
     let description = DESCRIPTIONS.get(description.0).ok_or(CUerror::INVALID_RESOURCE_CONFIGURATION)?;
     let around = primary::retained(device)?;
-    let made = around.take_green().and_then(|()| {
+    let made = around.holdings.lock().take_green(device).and_then(|()| {
         let green = GREENS.add().ok_or(CUerror::OUT_OF_MEMORY)?;
         let context = Context::create_green(device, description.0.load(Relaxed))?;
         green.0.store(handle_of(context), Relaxed);

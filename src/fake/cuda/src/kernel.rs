@@ -1,8 +1,8 @@
 //! Kernels: how long a launch lasts and what it does to memory.
 
 use crate::context::Context;
+use crate::function::{self, Function};
 use crate::image::{Duration, Effect, Entry};
-use crate::module::{self, Function};
 use crate::settings::settings;
 use crate::slab::handle_of;
 use crate::stream::Stream;
@@ -143,7 +143,7 @@ impl Launch {
     }
 
     pub fn function(&self) -> Result<&'static Function, CUerror> {
-        module::find_function(CUfunction(self.function))
+        function::find(CUfunction(self.function))
     }
 
     /// Queues the launch.
@@ -329,7 +329,7 @@ pub fn launch_cooperative_multi_device(
             block: [params.blockDimX, params.blockDimY, params.blockDimZ],
             shared_bytes: params.sharedMemBytes,
         };
-        let function = module::find_function(params.function)?;
+        let function = function::find(params.function)?;
         let stream = crate::stream::find(params.hStream)?;
         launch_on(stream, function, shape, params.kernelParams, std::ptr::null_mut())?;
     }

@@ -2,13 +2,14 @@
 
 use crate::edge::{Items, Out, Value};
 use crate::exec::Exec;
+use crate::fill::Fill;
+use crate::function;
 use crate::graph::{self, Graph, Node, add_node};
 use crate::graph_memory::Range;
 use crate::kernel::{Launch, Shape};
-use crate::module;
 use crate::raw;
 use crate::slab::handle_of;
-use crate::transfer::{Fill, Transfer};
+use crate::transfer::Transfer;
 use crate::work::Work;
 use std::ffi::c_void;
 use vcuda_driver::cuda::types::*;
@@ -23,7 +24,7 @@ fn kernel_work(params: &CUDA_KERNEL_NODE_PARAMS) -> Result<Work, CUerror> {
         block: [params.blockDimX, params.blockDimY, params.blockDimZ],
         shared_bytes: params.sharedMemBytes,
     };
-    let function = module::find_function(handle)?;
+    let function = function::find(handle)?;
     Ok(Work::Kernel(Launch::new(function, shape, params.kernelParams, params.extra)?))
 }
 

@@ -104,7 +104,7 @@ impl Stream {
         if flags & !CU_STREAM_NON_BLOCKING != 0 {
             return Err(CUerror::INVALID_VALUE);
         }
-        context.take_stream()?;
+        context.holdings.lock().take_stream(context.device())?;
         Stream::make(context, flags, priority, CREATED)
     }
 

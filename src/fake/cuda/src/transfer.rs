@@ -1,4 +1,4 @@
-//! Copies and fills: of linear memory, rectangles and boxes, between host, device and arrays.
+//! Copies: of linear memory, rectangles and boxes, between host, device and arrays.
 
 use crate::array;
 use crate::context::Context;
@@ -14,13 +14,13 @@ use vcuda_driver::result::{CUerror, CUresult};
 
 /// Bytes per nanosecond between host and device, and within a device.
 const HOST_LINK: u64 = 25;
-const DEVICE_LINK: u64 = 2000;
+pub const DEVICE_LINK: u64 = 2000;
 /// What every copy or fill takes at least.
-const OVERHEAD_NS: u64 = 1000;
+pub const OVERHEAD_NS: u64 = 1000;
 
 /// One side of a copy.
 #[derive(Clone, Copy)]
-struct Side {
+pub struct Side {
     address: u64,
     pitch: u64,
     slice: u64,
@@ -39,14 +39,8 @@ pub struct Transfer {
     pub description: Plain<CUDA_MEMCPY3D>,
 }
 
-/// A fill of a rectangle of elements.
-#[derive(Clone, Copy)]
-pub struct Fill {
-    pub params: CUDA_MEMSET_NODE_PARAMS,
-}
-
 /// Memory as one line of bytes. An address that the simulated GPU doesn't know is the host's.
-fn linear(address: u64, bytes: u64, is_device: bool) -> Result<Side, CUerror> {
+pub fn linear(address: u64, bytes: u64, is_device: bool) -> Result<Side, CUerror> {
     let known = space::find(address);
     let is_host = match known {
         Some(found) => found.kind.is_host(),
@@ -440,96 +434,3 @@ pub fn batch(
         }
     })
 }
-
-impl Fill {
-    /// A fill of a rectangle; one row where the height is 1.
-    pub fn new(params: CUDA_MEMSET_NODE_PARAMS) -> Result<Fill, CUerror> {
-        let row = params.width as u64 * u64::from(params.elementSize);
-        let pitch = if params.height > 1 { params.pitch as u64 } else { row };
-        if !matches!(params.elementSize, 1 | 2 | 4) || pitch < row {
-            return Err(CUerror::INVALID_VALUE);
-        }
-        if params.width > 0 && params.height > 0 {
-            linear(params.dst.0, pitch * (params.height as u64 - 1) + row, true)?;
-        }
-        Ok(Fill { params })
-    }
-
-    fn set_elements(&self) {
-        let params = &self.params;
-        for row in 0..params.height as u64 {
-            let to = params.dst.0 + row * params.pitch as u64;
-            match params.elementSize {
-                1 => raw::fill_bytes(to, params.value as u8, params.width),
-                2 => raw::fill(to, params.value as u16, params.width),
-                _ => raw::fill(to, params.value, params.width),
-            }
-        }
-    }
-
-    /// Queues the fill.
-    pub fn run(&self, stream: &'static Stream) -> CUresult {
-        let params = &self.params;
-        if settings().has_contents {
-            self.set_elements();
-        }
-        memory::touch(params.dst.0);
-        let bytes = (params.width * params.height) as u64 * u64::from(params.elementSize);
-        stream.queue_copy(OVERHEAD_NS + bytes / DEVICE_LINK).map(|_| ())
-    }
-}
-
-fn fill_work(params: CUDA_MEMSET_NODE_PARAMS) -> Result<Work, CUerror> {
-    Context::current()?.check()?;
-    Fill::new(params).map(Work::Fill)
-}
-
-/// Defines the four fills of one element size.
-macro_rules! fills {
-    ($element:ty, $line:ident, $line_async:ident, $rectangle:ident, $rectangle_async:ident) => {
-        pub fn $line(to: CUdeviceptr, value: $element, count: usize) -> CUresult {
-            $rectangle(to, 0, value, count, 1)
-        }
-
-        pub fn $line_async(
-            to: CUdeviceptr,
-            value: $element,
-            count: usize,
-            stream: &'static Stream,
-        ) -> CUresult {
-            $rectangle_async(to, 0, value, count, 1, stream)
-        }
-
-        pub fn $rectangle(
-            to: CUdeviceptr,
-            pitch: usize,
-            value: $element,
-            width: usize,
-            height: usize,
-        ) -> CUresult {
-            $rectangle_async(to, pitch, value, width, height, stream::find(CUstream::NULL)?)
-        }
-
-        pub fn $rectangle_async(
-            to: CUdeviceptr,
-            pitch: usize,
-            value: $element,
-            width: usize,
-            height: usize,
-            stream: &'static Stream,
-        ) -> CUresult {
-            fill_work(CUDA_MEMSET_NODE_PARAMS {
-                dst: to,
-                pitch,
-                value: u32::from(value),
-                elementSize: size_of::<$element>() as u32,
-                width,
-                height,
-            })?
-            .submit(stream)
-        }
-    };
-}
-fills! { u8, fill8, fill8_async, fill8_rectangle, fill8_rectangle_async }
-fills! { u16, fill16, fill16_async, fill16_rectangle, fill16_rectangle_async }
-fills! { u32, fill32, fill32_async, fill32_rectangle, fill32_rectangle_async }

@@ -4,10 +4,11 @@
 use crate::callback::{self, Action};
 use crate::capture;
 use crate::event::EVENTS;
+use crate::fill::Fill;
 use crate::graph::Template;
 use crate::kernel::Launch;
 use crate::stream::Stream;
-use crate::transfer::{Fill, Transfer};
+use crate::transfer::Transfer;
 use std::sync::Arc;
 use vcuda_driver::cuda::types::*;
 use vcuda_driver::result::{CUerror, CUresult};

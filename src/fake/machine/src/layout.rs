@@ -1,7 +1,7 @@
 //! The shape of the state file: what every process that uses the simulated GPUs shares. Integers and
 //! atomics only, at fixed offsets, so that a file made by one build is read rightly by another or refused.
 //!
-//! Whatever changes memory in use does so under [`Header::lock`]; everything else is one atomic word each.
+//! Whatever changes memory in use does so under `Header::lock`; everything else is one atomic word each.
 
 use std::cell::UnsafeCell;
 use std::mem::{align_of, offset_of, size_of};

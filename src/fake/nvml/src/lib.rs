@@ -1,6 +1,6 @@
 //! The simulated `libnvidia-ml.so.1`: NVIDIA's management library on the GPUs of a simulated machine.
 //!
-//! [`export`] has the symbols and says which body serves which.
+//! `export` has the symbols and says which body serves which.
 
 mod device;
 mod edge;
