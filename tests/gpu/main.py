@@ -11,6 +11,7 @@ import traceback
 from datetime import date
 from pathlib import Path
 
+import answers
 import cost
 import frameworks
 import memory
@@ -22,6 +23,7 @@ from world import ROOT, Failure, Machine
 # Name: (title, what runs it, seconds it takes at most, whether the simulated driver will do).
 SECTIONS = {
     "paths": ("Every way to take device memory, 2 GiB quota", memory.paths, 120, True),
+    "answers": ("The driver's answers, in a 4 GiB slice", answers.answers, 30, True),
     "race": ("Eight processes at once, 6 GiB quota", races.race, 60, True),
     "kills": ("Processes killed at random, 6 GiB quota", races.kills, 75, True),
     "pytorch": ("PyTorch in a 4 GiB slice", frameworks.pytorch, 60, False),

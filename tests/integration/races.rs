@@ -37,7 +37,7 @@ fn assert_kept(container: &Container, raced: &Raced, processes: u64) {
     assert!(device.peak_bytes > LIMIT_BYTES - 64 * MIB, "the limit was reached");
     // What processes hold is read one after the other; only the GPU's own figure is of one instant.
     let most = LIMIT_BYTES + processes * UNATTRIBUTED_BYTES;
-    let seen = watch.number("peak_used_bytes") as u64;
+    let seen = (watch.number("peak_used_bytes") - watch.number("first_used_bytes")) as u64;
     assert!(seen <= most, "{} MiB seen from outside, {} are expected at most", seen / MIB, most / MIB);
     let peak = container.gpu(0).peak_bytes;
     assert!(

@@ -161,11 +161,15 @@ impl Running {
         text.parse::<f64>().unwrap_or_else(|_| panic!("\"{key} {text}\" has no number")) as i64
     }
 
-    /// Kills the program where it stands and waits until it is gone.
+    /// Kills the program where it stands, and all it started, and waits until they are gone.
     pub fn kill(mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
         self.kill_group();
+        let _ = self.child.wait();
+        // Its output ends when the last of them has: after their memory and their locks.
+        while let Ok(line) = self.lines.recv_timeout(self.deadline.saturating_duration_since(Instant::now()))
+        {
+            self.stdout.push_str(&line);
+        }
     }
 
     fn kill_group(&self) {
