@@ -52,6 +52,8 @@ pub struct Quota {
     pub resident_threads: u64,
     /// The device's primary context, once retained; 0 before.
     pub primary_context: AtomicU64,
+    /// What a green context was seen to take at most; 0 before the first.
+    pub green_context_pages: AtomicU64,
     account: Mutex<Account>,
     /// Pages of ledger entries that the driver attributes to this process.
     attributed: AtomicI64,
@@ -95,6 +97,7 @@ impl Quota {
             context_pages: AtomicU64::new(facts.context_pages),
             resident_threads: facts.resident_threads,
             primary_context: AtomicU64::new(0),
+            green_context_pages: AtomicU64::new(0),
             account: Mutex::new(account),
             attributed: AtomicI64::new(0),
             overhead: AtomicU64::new(0),

@@ -92,16 +92,29 @@ pub fn create_green(
     device: CUdevice,
     _flags: u32,
 ) -> CUresult {
-    let quota = slice::current()?.and_then(|slice| slice.quota(device));
-    match (quota, driver::primary_context_is_active(device)) {
-        (Some(quota), Ok(false)) => charged(quota, driver),
-        _ => load(driver, || {
-            if let Some(context) = context.get() {
-                // One that can't be destroyed stays charged.
-                let _ = driver::destroy_green_context(context);
-            }
-        }),
+    let Some(quota) = slice::current()?.and_then(|slice| slice.quota(device)) else { return driver() };
+    if driver::primary_context_is_active(device) == Ok(false) {
+        return charged(quota, driver);
     }
+    // What one takes is not known before the first; from then on it is set aside.
+    let before = quota.overhead_pages();
+    let reservation = quota.reserve(quota.green_context_pages.load(Ordering::Relaxed))?;
+    let undo = || {
+        if let Some(context) = context.get() {
+            // One that can't be destroyed stays charged.
+            let _ = driver::destroy_green_context(context);
+        }
+    };
+    load(
+        || {
+            driver()?;
+            reservation.keep_as_overhead();
+            Ok(())
+        },
+        undo,
+    )?;
+    quota.green_context_pages.fetch_max(quota.overhead_pages().saturating_sub(before), Ordering::Relaxed);
+    Ok(())
 }
 
 /// `cuDevicePrimaryCtxRetain`: charged when it brings the context about.

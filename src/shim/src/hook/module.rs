@@ -13,7 +13,7 @@ use vcuda_driver::cuda::types::{CUdeviceptr, CUdeviceptr_v1, CUfunction, CUkerne
 use vcuda_driver::result::{CUerror, CUresult};
 
 /// Runs a call that takes an amount only measuring can tell, and undoes it if the slice is over its quota now.
-pub fn load(driver: impl Fn() -> CUresult, undo: impl FnOnce()) -> CUresult {
+pub fn load(driver: impl FnOnce() -> CUresult, undo: impl FnOnce()) -> CUresult {
     driver()?;
     let Some(slice) = slice::current()? else { return Ok(()) };
     slice.quotas().for_each(Quota::measure);
