@@ -73,7 +73,7 @@ pub struct Gpu {
     pub busy_ns: AtomicU64,
     /// Units of work since the file was made.
     pub work_count: AtomicU64,
-    /// Busy time of slot `time / BUSY_SLOT_NS`, kept at that number modulo [`BUSY_SLOTS`]: the low 32 bits
+    /// Busy time of slot `time / BUSY_SLOT_NS`, kept at that number modulo `BUSY_SLOTS`: the low 32 bits
     /// of the slot's number above the nanoseconds.
     pub busy_slots: [AtomicU64; BUSY_SLOTS],
 }

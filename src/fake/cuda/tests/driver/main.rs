@@ -1,0 +1,11 @@
+//! The simulated driver as programs see it.
+
+mod api;
+mod devices;
+mod graphs;
+mod memory;
+mod pools;
+mod processes;
+mod program;
+mod streams;
+mod world;
