@@ -20,15 +20,15 @@ TARGETS = {
 # The call itself, not what is added: in a slice the driver need not be asked.
 ABSOLUTE_TARGETS = {"memory_info_ns": ("limited", 200), "memory_info_live_ns": ("limited", 200)}
 
-# A command that doesn't use CUDA, and the milliseconds its start may take longer.
-STARTS = [("/bin/true", ["/bin/true"], 0.2), ("python3 -c pass", [sys.executable, "-c", "pass"], 0.5)]
+# A command that doesn't use CUDA, the milliseconds its start may take longer, and how often it is started.
+STARTS = [("/bin/true", ["/bin/true"], 0.2, 200), ("python3 -c pass", [sys.executable, "-c", "pass"], 0.5, 60)]
 
 
 def starts(machine: Machine, section: Section, quick: bool) -> None:
     environments = {"bare": machine.environment(), "limited": machine.slice("4GiB").environment()}
-    for name, command, most_ms in STARTS:
+    for name, command, most_ms, turns in STARTS:
         taken: dict[str, list[float]] = {world: [] for world in environments}
-        for turn in range(20 if quick else 200):
+        for turn in range(20 if quick else turns):
             for world in environments if turn % 2 == 0 else reversed(environments):
                 start = time.perf_counter()
                 child = os.posix_spawn(command[0], command, environments[world])
@@ -42,7 +42,7 @@ def starts(machine: Machine, section: Section, quick: bool) -> None:
 
 
 def cost(machine: Machine, section: Section, quick: bool) -> None:
-    rounds, batches = (2, "10") if quick else (5, "30")
+    rounds, batches = (2, "10") if quick else (4, "20")
     command = [machine.program("call_cost"), batches, "100000"]
     # The median batch of each run, and its best: what is added is told by the best, which other programs on the
     # machine disturb least.

@@ -30,7 +30,7 @@ SECTIONS = {
     "nvidia-smi": ("nvidia-smi inside the slice", frameworks.nvidia_smi, 30, False),
     "frameworks": ("CuPy, JAX and numba in an 8 GiB slice", frameworks.frameworks, 100, False),
     "accuracy": ("What is charged against the host's own count", memory.accuracy, 45, False),
-    "cost": ("What the library adds to a call", cost.cost, 60, True),
+    "cost": ("What the library adds to a call", cost.cost, 75, True),
     "ratios": ("PyTorch's speed, bare = 1", ratios.ratios, 150, False),
 }
 

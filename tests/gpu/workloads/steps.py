@@ -112,7 +112,8 @@ def prepare(name: str) -> tuple[Step | None, str]:
 
 
 def main() -> None:
-    torch.backends.cudnn.benchmark = True
+    # What a trial run finds quickest may differ from process to process.
+    torch.backends.cudnn.benchmark = False
     torch.zeros(1, device=DEVICE)
     print("ready", flush=True)
     ready: dict[str, Step] = {}
