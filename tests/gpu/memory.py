@@ -17,7 +17,7 @@ ALONE = ("context", "stack_limit", "streams", "green_context")
 # Refused only when memory is really in use, which merely uploaded graphs don't make it.
 RECLAIMED = ("graph_upload",)
 # What they took may stay with the primary context.
-KEPT = ("green_context",)
+KEPT = ("green_context", "streams")
 
 
 def charged_bytes(machine: Machine, within: Slice) -> int:
