@@ -13,8 +13,8 @@ fn context_handle(found: &Allocation) -> usize {
     context::find_by_id(found.context_id).map_or(0, |context| context.handle().0)
 }
 
-/// Writes one attribute; in the type that the manual gives for it.
-fn give(out: &Out<c_void>, attribute: u32, found: &Allocation) -> CUresult {
+/// Writes one attribute of an address within an allocation, in the type that the manual gives for it.
+fn give(out: &Out<c_void>, attribute: u32, address: CUdeviceptr, found: &Allocation) -> CUresult {
     let wide = |value: u64| out.cast::<u64>().set(value);
     let number = |value: u32| out.cast::<u32>().set(value);
     let truth = |value: bool| out.cast::<u8>().set(u8::from(value));
@@ -24,8 +24,8 @@ fn give(out: &Out<c_void>, attribute: u32, found: &Allocation) -> CUresult {
         CU_POINTER_ATTRIBUTE_MEMORY_TYPE => {
             number(if found.kind.is_host() { CU_MEMORYTYPE_HOST } else { CU_MEMORYTYPE_DEVICE });
         }
-        CU_POINTER_ATTRIBUTE_DEVICE_POINTER => wide(found.address),
-        CU_POINTER_ATTRIBUTE_HOST_POINTER if is_managed || found.kind.is_host() => wide(found.address),
+        CU_POINTER_ATTRIBUTE_DEVICE_POINTER => wide(address.0),
+        CU_POINTER_ATTRIBUTE_HOST_POINTER if is_managed || found.kind.is_host() => wide(address.0),
         CU_POINTER_ATTRIBUTE_P2P_TOKENS => out.cast::<[u64; 2]>().set([0, 0]),
         CU_POINTER_ATTRIBUTE_SYNC_MEMOPS => truth(false),
         CU_POINTER_ATTRIBUTE_BUFFER_ID | CU_POINTER_ATTRIBUTE_MEMORY_BLOCK_ID => wide(found.id),
@@ -52,22 +52,9 @@ fn give(out: &Out<c_void>, attribute: u32, found: &Allocation) -> CUresult {
     Ok(())
 }
 
-/// The allocation that a pointer lies in, as if it began there: what lies before doesn't matter.
-fn find(address: CUdeviceptr) -> Option<Allocation> {
-    space::find(address.0)
-}
-
 pub fn get_attribute(out: Out<c_void>, attribute: u32, address: CUdeviceptr) -> CUresult {
-    let found = find(address).ok_or(CUerror::INVALID_VALUE)?;
-    if matches!(attribute, CU_POINTER_ATTRIBUTE_DEVICE_POINTER | CU_POINTER_ATTRIBUTE_HOST_POINTER)
-        && (attribute == CU_POINTER_ATTRIBUTE_DEVICE_POINTER
-            || found.kind.is_host()
-            || matches!(found.kind, Kind::Managed(_)))
-    {
-        out.cast::<u64>().set(address.0);
-        return Ok(());
-    }
-    give(&out, attribute, &found)
+    let found = space::find(address.0).ok_or(CUerror::INVALID_VALUE)?;
+    give(&out, attribute, address, &found)
 }
 
 /// Attributes of a pointer that isn't known read as zero.
@@ -77,12 +64,12 @@ pub fn get_attributes(
     data: Items<*mut c_void>,
     address: CUdeviceptr,
 ) -> CUresult {
-    let found = find(address);
+    let found = space::find(address.0);
     let count = count as usize;
     for (attribute, place) in attributes.first(count).into_iter().zip(data.first(count)) {
         let Some(out) = Out::at(place) else { return Err(CUerror::INVALID_VALUE) };
         match &found {
-            Some(found) if give(&out, attribute, found).is_ok() => {}
+            Some(found) if give(&out, attribute, address, found).is_ok() => {}
             _ => match attribute {
                 CU_POINTER_ATTRIBUTE_MEMORY_TYPE
                 | CU_POINTER_ATTRIBUTE_IS_MANAGED
@@ -102,13 +89,13 @@ pub fn get_attributes(
 
 /// Only whether copies wait can be set, and they always do what is asked.
 pub fn set_attribute(_value: *const c_void, attribute: u32, address: CUdeviceptr) -> CUresult {
-    find(address).ok_or(CUerror::INVALID_VALUE)?;
+    space::find(address.0).ok_or(CUerror::INVALID_VALUE)?;
     if attribute == CU_POINTER_ATTRIBUTE_SYNC_MEMOPS { Ok(()) } else { Err(CUerror::INVALID_VALUE) }
 }
 
 fn managed(address: CUdeviceptr, bytes: usize) -> CUresult {
     space::check(address.0, bytes as u64)?;
-    match find(address).map(|found| found.kind) {
+    match space::find(address.0).map(|found| found.kind) {
         Some(Kind::Managed(_)) => Ok(()),
         _ => Err(CUerror::INVALID_VALUE),
     }

@@ -27,7 +27,8 @@
 //!
 //! **Time.** The kernels of a GPU run one after the other, whichever stream or process they come from; copies
 //! take 1 us and 25 bytes a nanosecond to and from the host. Work is queued at once and waiting for it takes
-//! as long as it would. Its effect on memory happens when it is queued, host functions when it gets there.
+//! as long as it would. Its effect on memory happens when it is queued, host functions when it gets there. What
+//! a killed process had queued still takes its time.
 //!
 //! **Kernels.** Any PTX or binary is taken; entry functions do nothing for 10 us, unless they are
 //! `fill_u32(address, value, count)` or `saxpy_f32(count, factor, x, y)`, which do what they say, or a
@@ -44,7 +45,8 @@
 //! **Not there.** Functions that aren't implemented are exported and return `CUDA_ERROR_NOT_SUPPORTED` or
 //! `NVML_ERROR_NOT_SUPPORTED`: textures and surfaces, graphics and external memory, multicast, sharing of
 //! pools and events between processes, mapping of sparse arrays, conditional graph nodes, checkpoints, and
-//! the functions of before CUDA 3.2 that take 32-bit addresses. A stream can wait for a value only if earlier
+//! the functions of before CUDA 3.2 that take 32-bit addresses. The private tables that NVIDIA's runtime library
+//! asks for aren't there either: programs must use the driver API. A stream can wait for a value only if earlier
 //! work writes it. Memory that another process imported goes back when its maker lets go of it.
 
 mod clock;

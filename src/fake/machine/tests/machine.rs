@@ -18,10 +18,10 @@ fn member(path: &Path) -> Member {
     machine(path).join().unwrap()
 }
 
-/// Starts this binary as `role` and waits until it says that it is ready.
-fn start(role: &str, path: &Path) -> Child {
+/// Starts this binary as `role` of a test and waits until it says that it is ready.
+fn start(test: &str, role: &str, path: &Path) -> Child {
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["child_process", "--exact", "--nocapture", "--test-threads=1"])
+        .args([test, "--exact", "--nocapture", "--test-threads=1"])
         .env(ROLE, role)
         .env(FILE, path)
         .stdout(Stdio::piped())
@@ -32,9 +32,8 @@ fn start(role: &str, path: &Path) -> Child {
     child
 }
 
-/// What the children do; nothing in the test process itself.
-#[test]
-fn child_process() {
+/// In a child, plays its role and never returns.
+fn play_role() {
     let (Ok(role), Some(file)) = (std::env::var(ROLE), std::env::var_os(FILE)) else { return };
     let member = member(Path::new(&file));
     match role.as_str() {
@@ -82,10 +81,11 @@ fn memory_is_taken_given_and_runs_out() {
 
 #[test]
 fn a_killed_process_gives_its_memory_back() {
+    play_role();
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("machine");
     let member = member(&path);
-    let mut child = start("hold", &path);
+    let mut child = start("a_killed_process_gives_its_memory_back", "hold", &path);
     assert_eq!(member.free_bytes(0), GIB);
     assert_eq!(member.machine().users(0)[0].pid, child.id());
     assert_eq!(member.take(0, Bytes::of_process(2 * GIB)), Err(OutOfMemory), "its holder lives");
@@ -97,11 +97,13 @@ fn a_killed_process_gives_its_memory_back() {
 
 #[test]
 fn processes_killed_at_any_moment_lose_nothing() {
+    play_role();
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("machine");
     let watcher = machine(&path);
     for round in 0..10 {
-        let mut children: Vec<Child> = (0..4).map(|_| start("churn", &path)).collect();
+        let start = |_| start("processes_killed_at_any_moment_lose_nothing", "churn", &path);
+        let mut children: Vec<Child> = (0..4).map(start).collect();
         sleep_until(now_ns() + 2_000_000 + round * 100_000);
         for child in &mut children {
             child.kill().unwrap();

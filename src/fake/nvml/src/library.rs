@@ -38,7 +38,7 @@ pub enum Variant {
 pub fn variant() -> Variant {
     static VARIANT: OnceLock<Variant> = OnceLock::new();
     *VARIANT.get_or_init(|| match std::env::var("VCUDA_FAKE_NVML").as_deref() {
-        Ok("absent" | "off") => Variant::Absent,
+        Ok("absent") => Variant::Absent,
         Ok("no-process-memory") => Variant::NoProcessMemory,
         Ok("host-pids") => Variant::HostPids,
         Ok("") | Err(_) => Variant::Usual,

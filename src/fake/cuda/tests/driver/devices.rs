@@ -3,7 +3,7 @@
 use crate::api::{self, *};
 use crate::driver_test;
 use crate::program::*;
-use crate::world::{self, World};
+use crate::world;
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::ptr::null_mut;
 use vcuda_driver::cuda::types::*;
@@ -61,7 +61,10 @@ fn cuda_visible_devices_chooses_and_orders() {
         ("GPU-530faced,0", "53,51"),
         ("GPU-", ""),
     ] {
-        World::new().with("VCUDA_FAKE_GPUS", "H200,2xT4").with("CUDA_VISIBLE_DEVICES", wanted).run(expected);
+        crate::world!(cuda_visible_devices_chooses_and_orders)
+            .with("VCUDA_FAKE_GPUS", "H200,2xT4")
+            .with("CUDA_VISIBLE_DEVICES", wanted)
+            .run(expected);
     }
 }
 

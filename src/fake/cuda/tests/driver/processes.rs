@@ -3,7 +3,7 @@
 use crate::api::*;
 use crate::driver_test;
 use crate::program::*;
-use crate::world::{self, World, hold};
+use crate::world::{self, hold};
 use std::ffi::CStr;
 use std::time::Duration;
 use vcuda_driver::cuda::types::*;
@@ -56,7 +56,7 @@ fn a_killed_process_gives_its_memory_back() {
         }
         Some(other) => panic!("{other}"),
         None => {
-            let world = World::new();
+            let world = crate::world!(a_killed_process_gives_its_memory_back);
             let mut holder = world.start("holder");
             world.run("competitor");
             let pid = u64::from(holder.child.id());
@@ -133,7 +133,7 @@ fn memory_is_shared_by_handle() {
         }
         None => {
             use std::io::Write;
-            let world = World::new();
+            let world = crate::world!(memory_is_shared_by_handle);
             let mut maker = world.start("maker");
             let handle = maker.wait_for("handle");
             world.run(&handle);
@@ -165,7 +165,7 @@ fn processes_take_turns_on_a_gpu() {
             assert!(rates.gpu > 30, "{}", rates.gpu);
         }
         None => {
-            let world = World::new();
+            let world = crate::world!(processes_take_turns_on_a_gpu);
             let _busy = world.start("busy");
             world.run("short");
         }

@@ -11,14 +11,17 @@ const BODY: &str = "VCUDA_FAKE_TEST_BODY";
 
 /// A machine with a name for its file, and what programs on it are told.
 pub struct World {
+    /// The test, as the test runner knows it.
+    test: &'static str,
     directory: TempDir,
     environment: Vec<(String, String)>,
 }
 
 impl World {
-    /// Two GPUs of 4 GiB.
-    pub fn new() -> World {
-        World { directory: tempfile::tempdir().unwrap(), environment: Vec::new() }
+    /// Two GPUs of 4 GiB, for the test of this path; see [`world!`].
+    pub fn new(path: &'static str) -> World {
+        let (_crate, test) = path.split_once("::").expect("a path within this crate");
+        World { test, directory: tempfile::tempdir().unwrap(), environment: Vec::new() }
             .with("VCUDA_FAKE_GPUS", "2x4GiB")
     }
 
@@ -29,9 +32,8 @@ impl World {
     }
 
     fn command(&self, body: &str) -> Command {
-        let test = std::thread::current().name().expect("a test's thread is named after it").to_owned();
         let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args([test.as_str(), "--exact", "--nocapture", "--test-threads=1"]);
+        command.args([self.test, "--exact", "--nocapture", "--test-threads=1"]);
         command.env(BODY, body).env(DIRECTORY_VARIABLE, api::directory());
         command.env("VCUDA_FAKE_STATE", self.path()).env_remove("CUDA_VISIBLE_DEVICES");
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
@@ -108,6 +110,14 @@ pub fn hold() -> ! {
     }
 }
 
+/// The world of the test of this name in this module.
+#[macro_export]
+macro_rules! world {
+    ($test:ident) => {
+        $crate::world::World::new(concat!(module_path!(), "::", stringify!($test)))
+    };
+}
+
 /// A test whose one body runs in a world of two GPUs of 4 GiB, with more in its environment if asked for.
 #[macro_export]
 macro_rules! driver_test {
@@ -118,7 +128,7 @@ macro_rules! driver_test {
             if $crate::world::body().is_some() {
                 return $body;
             }
-            let world = $crate::world::World::new();
+            let world = $crate::world!($name);
             $( $( let world = world.with($variable, $value); )+ )?
             world.run("only");
         }
