@@ -32,6 +32,33 @@ fn what_dies_with_a_context_is_free_again() {
     assert!(after_reset.unsigned_abs() <= 2 * MIB, "{after_reset} bytes stayed charged");
 }
 
+#[test]
+fn memory_is_charged_to_the_gpu_it_is_on_whichever_is_current() {
+    let container = Container::new();
+    let mut running = container.run(World::Limited, program("edge_cases")).arg("two_devices").start();
+    let charged = || [container.charged_bytes(0), container.charged_bytes(1)];
+    running.wait_for("contexts");
+    let [first, second] = charged();
+    running.go_on().wait_for("physical");
+    assert_eq!(charged(), [first, second + 256 * MIB]);
+    running.go_on().wait_for("pool");
+    assert_eq!(charged(), [first, second + 512 * MIB]);
+    assert!(charged()[1].abs_diff(container.gpu(1).process_bytes) <= 2 * MIB);
+    running.go_on().wait_for("released");
+    assert_eq!(charged(), [first, second]);
+    running.finish().clean();
+}
+
+#[test]
+fn a_capture_survives_whatever_is_asked_meanwhile() {
+    let [bare, limited] = World::BOTH.map(|world| {
+        let container = Container::new();
+        container.run(world, program("edge_cases")).arg("capture").finish().clean()
+    });
+    assert_eq!(bare.stdout, limited.stdout);
+    assert_eq!((bare.number("end"), bare.number("run"), bare.number("filled")), (0, 0, 22));
+}
+
 #[track_caller]
 fn assert_close(container: &Container) {
     let (charged, taken) = (container.charged_bytes(0), container.gpu(0).process_bytes);

@@ -109,6 +109,18 @@ fn a_monitor_alone_leaves_no_trace() {
 }
 
 #[test]
+fn a_monitor_shows_nothing_of_the_dead() {
+    let container = Container::new();
+    let mut running = container.run(World::Limited, program("views")).arg("300").start();
+    running.wait_for("ready");
+    running.kill();
+    let outcome =
+        container.run(World::Limited, program("views")).arg("monitor").input("\n\n").finish().clean();
+    assert_eq!(amounts(&outcome, "nvml_memory"), (2 * GIB, 0, 2 * GIB));
+    assert_eq!(processes(&outcome, "nvmlDeviceGetComputeRunningProcesses_v3"), Some(Vec::new()));
+}
+
+#[test]
 fn a_gpu_without_a_limit_is_shown_as_it_is() {
     let container = Container::new();
     let limit = format!("{}=1GiB", container.uuid(1));

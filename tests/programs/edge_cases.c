@@ -1,6 +1,6 @@
 /* Calls that a careful program would not make and a real one does, and many live allocations:
  *
- *     edge_cases (answers|contexts|many COUNT)
+ *     edge_cases (answers|contexts|two_devices|capture|many COUNT)
  */
 #include "program.h"
 
@@ -55,6 +55,9 @@ static void answers(void) {
     say("release_no_handle", cuMemRelease(0));
     say("unmap_nothing", cuMemUnmap(0x7f0000000000, 2 * MIB_BYTES));
     say("destroy_no_context", cuCtxDestroy(NULL));
+    CUuuid unknown = {{1, 2, 3}};
+    const void *table = NULL;
+    say("unknown_private_table", cuGetExportTable(&table, &unknown));
     say("array_without_shape", cuArrayCreate((CUarray *)&address, NULL));
 }
 
@@ -96,6 +99,76 @@ static void contexts(void) {
     meet("released");
 }
 
+static CUmemoryPool pool_on(int device) {
+    CUmemPoolProps properties;
+    CUmemoryPool pool;
+    memset(&properties, 0, sizeof properties);
+    properties.allocType = CU_MEM_ALLOCATION_TYPE_PINNED;
+    properties.location.type = CU_MEM_LOCATION_TYPE_DEVICE;
+    properties.location.id = device;
+    MUST(cuMemPoolCreate(&pool, &properties));
+    return pool;
+}
+
+/* With the first device current, memory is taken on the second: by its physical memory, and by its pool. */
+static void two_devices(void) {
+    CUmemAllocationProp properties;
+    CUmemGenericAllocationHandle physical;
+    CUdeviceptr address;
+    CUstream stream;
+    memset(&properties, 0, sizeof properties);
+    properties.type = CU_MEM_ALLOCATION_TYPE_PINNED;
+    properties.location.type = CU_MEM_LOCATION_TYPE_DEVICE;
+    properties.location.id = 1;
+    use_device(1);
+    MUST(cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING));
+    use_device(0);
+    meet("contexts");
+    MUST(cuMemCreate(&physical, 256 * MIB_BYTES, &properties, 0));
+    meet("physical");
+    CUmemoryPool pool = pool_on(1);
+    MUST(cuMemAllocFromPoolAsync(&address, 256 * MIB_BYTES, pool, stream));
+    MUST(cuStreamSynchronize(stream));
+    meet("pool");
+    MUST(cuMemFreeAsync(address, stream));
+    MUST(cuStreamSynchronize(stream));
+    MUST(cuMemPoolDestroy(pool));
+    MUST(cuMemRelease(physical));
+    meet("released");
+}
+
+/* A capture survives whatever is asked meanwhile, also where memory is refused. */
+static void capture(void) {
+    enum { MOST = 64 };
+    static const char *const code = ".version 7.0\n.target sm_70\n.address_size 64\n.visible .entry empty() { ret; }\n";
+    CUmodule module;
+    CUfunction kernel;
+    CUstream stream, other;
+    CUgraph graph = NULL;
+    CUgraphExec executable;
+    CUdeviceptr address = 0, filling[MOST];
+    size_t free_now, total;
+    int filled = 0;
+    use_device(0);
+    MUST(cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING));
+    MUST(cuStreamCreate(&other, CU_STREAM_NON_BLOCKING));
+    MUST(cuModuleLoadData(&module, code));
+    MUST(cuModuleGetFunction(&kernel, module, "empty"));
+    /* All but a little of a 2 GiB slice. */
+    while (filled < 22 && cuMemAlloc(&filling[filled], 64 * MIB_BYTES) == CUDA_SUCCESS) filled++;
+    MUST(cuStreamBeginCapture(stream, CU_STREAM_CAPTURE_MODE_RELAXED));
+    say("launch", cuLaunchKernel(kernel, 1, 1, 1, 1, 1, 1, 0, stream, NULL, NULL));
+    say("info", cuMemGetInfo(&free_now, &total));
+    say("alloc_captured", cuMemAllocAsync(&address, 8 * MIB_BYTES, stream));
+    say("free_captured", cuMemFreeAsync(address, stream));
+    say("alloc_too_much", cuMemAllocAsync(&address, (size_t)1 << 45, other));
+    say("end", cuStreamEndCapture(stream, &graph));
+    say("instantiate", cuGraphInstantiateWithFlags(&executable, graph, 0));
+    say("run", cuGraphLaunch(executable, stream));
+    say("finish", cuStreamSynchronize(stream));
+    printf("filled %d\n", filled);
+}
+
 /* Freed in another order than taken. */
 static void many(int count) {
     CUdeviceptr *addresses = calloc((size_t)count, sizeof *addresses);
@@ -116,6 +189,8 @@ int main(int argc, char **argv) {
     const char *which = argc > 1 ? argv[1] : "";
     if (!strcmp(which, "answers")) answers();
     else if (!strcmp(which, "contexts")) contexts();
+    else if (!strcmp(which, "two_devices")) two_devices();
+    else if (!strcmp(which, "capture")) capture();
     else if (!strcmp(which, "many") && argc > 2) many(atoi(argv[2]));
     else return 2;
     return 0;
