@@ -48,3 +48,27 @@ impl<T: Sync> Leaked<T> {
         }
     }
 }
+
+/// The leaked value that was looked for last; empty at first.
+pub struct Latest<T: 'static>(AtomicPtr<T>);
+
+impl<T: Sync> Latest<T> {
+    /// The value.
+    #[inline]
+    pub fn get(&self) -> Option<&'static T> {
+        // SAFETY: only `set` stores here, always a value that lives as long as the process.
+        unsafe { self.0.load(Ordering::Acquire).as_ref() }
+    }
+
+    /// Remembers another value, or none.
+    pub fn set(&self, value: Option<&'static T>) {
+        self.0
+            .store(value.map_or(ptr::null_mut(), |value| ptr::from_ref(value).cast_mut()), Ordering::Release);
+    }
+}
+
+impl<T> Default for Latest<T> {
+    fn default() -> Self {
+        Latest(AtomicPtr::new(ptr::null_mut()))
+    }
+}

@@ -7,9 +7,10 @@
 
 use crate::driver;
 use crate::hash::WordMap;
+use crate::leaked::Latest;
 use crate::quota::{PAGE_BYTES, Quota, pages};
 use parking_lot::{Mutex, RwLock};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 use vcuda_driver::cuda::types::CUmemoryPool;
@@ -56,12 +57,24 @@ pub enum Place {
 #[derive(Default)]
 pub struct PoolDirectory {
     places: RwLock<WordMap<CUmemoryPool, Place>>,
+    /// Programs use one pool as a rule; it is found without a lock.
+    latest: Latest<Pool>,
 }
 
 impl PoolDirectory {
     /// Where a pool lies, if it is known.
+    #[inline]
     pub fn find(&self, handle: CUmemoryPool) -> Option<Place> {
-        self.places.read().get(&handle).copied()
+        if let Some(pool) = self.latest.get().filter(|pool| pool.handle == handle) {
+            return Some(Place::Limited(pool));
+        }
+        // Remembered under the lock, so that no pool is remembered that was forgotten meanwhile.
+        let places = self.places.read();
+        let place = places.get(&handle).copied();
+        if let Some(Place::Limited(pool)) = place {
+            self.latest.set(Some(pool));
+        }
+        place
     }
 
     /// Opens the books of a pool on a limited device, or gives those that are open.
@@ -76,6 +89,7 @@ impl PoolDirectory {
                 charging: Mutex::new(()),
             }));
             quota.pools.list.write().push(pool);
+            quota.pools.any.store(true, Ordering::Release);
             Place::Limited(pool)
         })
     }
@@ -87,7 +101,9 @@ impl PoolDirectory {
 
     /// Forgets a destroyed pool and gives its place; the caller closes it.
     pub fn forget(&self, handle: CUmemoryPool) -> Option<Place> {
-        self.places.write().remove(&handle)
+        let mut places = self.places.write();
+        self.latest.set(None);
+        places.remove(&handle)
     }
 }
 
@@ -95,6 +111,8 @@ impl PoolDirectory {
 #[derive(Default)]
 pub struct Pools {
     list: RwLock<Vec<&'static Pool>>,
+    /// Whether there ever was one.
+    any: AtomicBool,
 }
 
 impl Pools {
@@ -113,7 +131,7 @@ impl Pools {
 
     /// Notices what pools have given back, and gives back what is reserved ahead for nothing.
     pub fn refresh(&self, quota: &Quota) {
-        if self.list.read().is_empty() {
+        if !self.any.load(Ordering::Acquire) {
             return;
         }
         for pool in self.all() {

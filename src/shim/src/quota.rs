@@ -15,8 +15,11 @@ use crate::{driver, log, mode};
 use parking_lot::Mutex;
 use std::cell::Cell;
 use std::marker::PhantomData;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use vcuda_core::account::Account;
+use vcuda_core::control::Control;
+use vcuda_core::device::DeviceIndex;
 use vcuda_core::error::ReserveError;
 use vcuda_driver::result::CUerror;
 
@@ -54,7 +57,11 @@ pub struct Quota {
     pub primary_context: AtomicU64,
     /// What a green context was seen to take at most; 0 before the first.
     pub green_context_pages: AtomicU64,
+    control: Arc<Control>,
+    index: DeviceIndex,
     account: Mutex<Account>,
+    /// Pages the account holds, for readers that need no exactness.
+    own_pages: AtomicU64,
     /// Pages of ledger entries that the driver attributes to this process.
     attributed: AtomicI64,
     /// Pages charged for what the driver took unasked.
@@ -90,7 +97,7 @@ pub struct QuotaFacts {
 
 impl Quota {
     /// A quota with nothing charged yet, on this process's account.
-    pub fn new(facts: QuotaFacts, account: Account, truth: Truth) -> Quota {
+    pub fn new(facts: QuotaFacts, control: Arc<Control>, account: Account, truth: Truth) -> Quota {
         Quota {
             ordinal: facts.ordinal,
             limit_bytes: facts.limit_bytes,
@@ -98,7 +105,10 @@ impl Quota {
             resident_threads: facts.resident_threads,
             primary_context: AtomicU64::new(0),
             green_context_pages: AtomicU64::new(0),
+            control,
+            index: account.device(),
             account: Mutex::new(account),
+            own_pages: AtomicU64::new(0),
             attributed: AtomicI64::new(0),
             overhead: AtomicU64::new(0),
             calls: AtomicU64::new(0),
@@ -117,7 +127,7 @@ impl Quota {
 
     /// Bytes charged to the whole container on this device.
     pub fn used_bytes(&self) -> Result<u64, CUerror> {
-        let pages = self.account.lock().device_used_pages().map_err(|_| lost())?;
+        let pages = self.control.used_pages(self.index).map_err(|_| lost())?;
         Ok(pages.saturating_mul(PAGE_BYTES))
     }
 
@@ -128,7 +138,7 @@ impl Quota {
 
     /// Whether anything is charged to another process than this one.
     pub fn is_shared(&self, used_bytes: u64) -> bool {
-        used_bytes > self.account.lock().used_pages().saturating_mul(PAGE_BYTES)
+        used_bytes > self.own_pages.load(Ordering::Relaxed).saturating_mul(PAGE_BYTES)
     }
 
     /// Marks a call that changes what the driver holds; measuring waits for none to be under way.
@@ -154,8 +164,12 @@ impl Quota {
         if pages == 0 {
             return Ok(());
         }
-        match self.account.lock().reserve(pages, self.limit_pages()) {
-            Ok(()) => Ok(()),
+        let mut account = self.account.lock();
+        match account.reserve(pages, self.limit_pages()) {
+            Ok(()) => {
+                self.own_pages.store(account.used_pages(), Ordering::Relaxed);
+                Ok(())
+            }
             Err(ReserveError::Refused(_)) => Err(Refusal::Full),
             Err(ReserveError::Lost(_)) => Err(Refusal::Lost),
         }
@@ -167,10 +181,12 @@ impl Quota {
             return;
         }
         log::debug!("{} KiB charged that the driver took unasked on device {}", pages * 4, self.ordinal);
-        if self.account.lock().force(pages).is_err() {
+        let mut account = self.account.lock();
+        if account.force(pages).is_err() {
             // Said once by `lost`; what the driver has taken cannot be undone here.
             lost();
         }
+        self.own_pages.store(account.used_pages(), Ordering::Relaxed);
     }
 
     /// Gives `pages` back to the container.
@@ -178,9 +194,11 @@ impl Quota {
         if pages == 0 {
             return;
         }
-        if self.account.lock().release(pages).is_err() {
+        let mut account = self.account.lock();
+        if account.release(pages).is_err() {
             lost();
         }
+        self.own_pages.store(account.used_pages(), Ordering::Relaxed);
     }
 
     /// Counts a refusal, for the tools.

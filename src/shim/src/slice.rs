@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use vcuda_core::control::Control;
 use vcuda_core::device::DeviceIndex;
 use vcuda_core::error::{ControlError, Lost};
-use vcuda_core::limits::{Limits, LimitsError};
+use vcuda_core::limits::{Limits, LimitsError, LogLevel};
 use vcuda_core::location::{default_path, default_path_to_read};
 use vcuda_core::slots::Slot;
 use vcuda_driver::cuda::types::{CUcontext, CUdevice, CUstream};
@@ -144,7 +144,7 @@ impl Slice {
                 context_pages: learned.unwrap_or(expected),
                 resident_threads: device.multiprocessors * device.threads_per_multiprocessor,
             };
-            quotas.push(Some(Quota::new(facts, account, Truth::new(found.managed))));
+            quotas.push(Some(Quota::new(facts, Arc::clone(&control), account, Truth::new(found.managed))));
         }
         Ok(Slice {
             control,
@@ -261,8 +261,9 @@ pub fn configured() -> Result<Option<&'static Limits>, &'static LimitsError> {
     static CONFIGURED: Leaked<Result<Limits, LimitsError>> = Leaked::new();
     let configured = CONFIGURED.get_or_make(|| {
         let limits = Limits::of_this_process();
+        let (level, _) = LogLevel::from_environment(&|name| std::env::var(name).ok());
+        log::set_level(level);
         if let Ok(limits) = &limits {
-            log::set_level(limits.log_level);
             for warning in &limits.warnings {
                 log::warning!("{warning}");
             }
