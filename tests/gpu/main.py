@@ -49,8 +49,12 @@ def describe(machine: Machine) -> dict:
     where = {"gpu": "the simulated driver", "driver": "simulated", "date": date.today().isoformat()}
     if not machine.simulated:
         query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
-        line = machine.run(query, seconds=60).must().out.strip().splitlines()[0]
-        where["gpu"], where["driver"] = (part.strip() for part in line.split(","))
+        try:
+            line = machine.run(query, seconds=60).must().out.strip().splitlines()[0]
+            where["gpu"], where["driver"] = (part.strip() for part in line.split(",")[:2])
+        except (OSError, Failure, IndexError, ValueError) as error:
+            print(f"nvidia-smi does not say which GPU this is: {error}")
+            where["gpu"] = where["driver"] = "unknown"
     where["library"] = str(machine.library.parent.relative_to(ROOT) if ROOT in machine.library.parents else machine.library.parent)
     return where
 
