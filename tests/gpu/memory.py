@@ -123,15 +123,15 @@ def accuracy(machine: Machine, section: Section, quick: bool) -> None:
     for stage in ("loaded", "trained", "emptied"):
         child.wait_for(stage)
         charged = charged_bytes(machine, within)
-        counted = counted(machine)[1].get(child.process.pid)
-        if counted is None:
+        host = counted(machine)[1].get(child.process.pid)
+        if host is None:
             raise Failure("the host's management library does not list the process")
         child.tell()
-        allowed = max(counted * 0.01, 32 * MIB)
+        allowed = max(host * 0.01, 32 * MIB)
         section.add(
-            stage, f"charged {charged / MIB:.1f} MiB, host counts {counted / MIB:.1f} MiB",
-            f"within {allowed / MIB:.0f} MiB", abs(charged - counted) <= allowed,
-            charged_bytes=charged, host_bytes=counted,
+            stage, f"charged {charged / MIB:.1f} MiB, host counts {host / MIB:.1f} MiB",
+            f"within {allowed / MIB:.0f} MiB", abs(charged - host) <= allowed,
+            charged_bytes=charged, host_bytes=host,
         )  # fmt: skip
     done = child.finish().must()
     section.add("stderr of the program", f"{len(done.err.splitlines())} lines", "none of ours", "vcuda:" not in done.err)
