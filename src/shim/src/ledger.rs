@@ -5,6 +5,7 @@
 
 use crate::hash::{WordMap, spread};
 use parking_lot::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use vcuda_driver::cuda::types::CUcontext;
 
 /// What an entry's number is.
@@ -40,6 +41,8 @@ pub struct Entry {
     pub context: CUcontext,
     /// How it was charged.
     pub charge: Charge,
+    /// The ledger's mark when it was entered; see [`Ledger::mark`].
+    pub entered_at: u64,
 }
 
 const SHARDS: usize = 16;
@@ -49,12 +52,14 @@ type Shard = Mutex<WordMap<(Kind, u64), Entry>>;
 /// All live allocations of this process that are charged one by one.
 pub struct Ledger {
     shards: [Shard; SHARDS],
+    /// Counts marks.
+    marks: AtomicU64,
 }
 
 impl Ledger {
     /// An empty ledger.
     pub fn new() -> Ledger {
-        Ledger { shards: std::array::from_fn(|_| Mutex::new(WordMap::default())) }
+        Ledger { shards: std::array::from_fn(|_| Mutex::new(WordMap::default())), marks: AtomicU64::new(0) }
     }
 
     fn shard(&self, number: u64) -> &Shard {
@@ -75,16 +80,26 @@ impl Ledger {
         self.shard(number).lock().remove(&(kind, number))
     }
 
-    /// Takes out everything that dies with `context`.
-    pub fn take_context(&self, context: CUcontext) -> Vec<(Kind, u64, Entry)> {
+    /// The mark that entries get now.
+    pub fn now(&self) -> u64 {
+        self.marks.load(Ordering::Relaxed)
+    }
+
+    /// Parts what was entered so far from what will be: the mark that entries get from now on.
+    pub fn mark(&self) -> u64 {
+        self.marks.fetch_add(1, Ordering::AcqRel) + 1
+    }
+
+    /// Takes out what died with `context`: everything of it that was entered before `mark`.
+    pub fn take_context(&self, context: CUcontext, mark: u64) -> Vec<Entry> {
         let mut dead = Vec::new();
         for shard in &self.shards {
-            shard.lock().retain(|&(kind, number), entry| {
-                let dies = entry.context == context;
-                if dies {
-                    dead.push((kind, number, *entry));
+            shard.lock().retain(|_, entry| {
+                let died = entry.context == context && entry.entered_at < mark;
+                if died {
+                    dead.push(*entry);
                 }
-                !dies
+                !died
             });
         }
         dead

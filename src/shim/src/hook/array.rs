@@ -38,7 +38,11 @@ fn charged(
     let context = driver::current_context().unwrap_or_default();
     let enter = |charge| {
         if let Some(handle) = made() {
-            slice.ledger.enter(kind, handle, Entry { device: quota.ordinal, context, charge });
+            slice.ledger.enter(
+                kind,
+                handle,
+                Entry { device: quota.ordinal, context, charge, entered_at: slice.ledger.now() },
+            );
         }
     };
     if stated_bytes <= SMALL_BYTES {

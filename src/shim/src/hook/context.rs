@@ -142,16 +142,14 @@ fn ending(
     is_gone: impl Fn() -> bool,
 ) -> CUresult {
     let _in_flight: Vec<InFlight> = slice.quotas().map(Quota::begin).collect();
-    // Taken out first: afterwards the context's handle and addresses may be somebody else's.
-    let entries = slice.ledger.take_context(context);
-    let ended = driver();
-    if ended.is_err() || !is_gone() {
-        for (kind, number, entry) in entries {
-            slice.ledger.enter(kind, number, entry);
-        }
-        return ended;
+    // Afterwards the context's handle may be another's; and until it is known to be gone, other threads may
+    // free what lies in it.
+    let mark = slice.ledger.mark();
+    driver()?;
+    if !is_gone() {
+        return Ok(());
     }
-    for (_, _, entry) in entries {
+    for entry in slice.ledger.take_context(context, mark) {
         credit(slice, entry);
     }
     if let Some(quota) = device.and_then(|device| slice.quota(device))

@@ -49,7 +49,7 @@ fn charged(
 
 fn enter(slice: &Slice, quota: &Quota, address: u64, charge: Charge) {
     let context = driver::current_context().unwrap_or_default();
-    let entry = Entry { device: quota.ordinal, context, charge };
+    let entry = Entry { device: quota.ordinal, context, charge, entered_at: slice.ledger.now() };
     if let Some(stale) = slice.ledger.enter(Kind::Pointer, address, entry) {
         // The driver gives an address out twice only after something freed it behind our back.
         credit(slice, stale);
