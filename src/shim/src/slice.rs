@@ -312,6 +312,9 @@ impl std::fmt::Display for StartError {
             StartError::Limits(error) => write!(formatter, "{error}"),
             StartError::Control(error) => write!(formatter, "{error}"),
             StartError::Lost(error) => write!(formatter, "control file {error}"),
+            StartError::Driver(CUerror::NOT_FOUND) => formatter.write_str(
+                "the driver is too old: it lacks calls that limits stand on; use one for CUDA 11.4 or newer (470)",
+            ),
             StartError::Driver(error) => {
                 write!(formatter, "the driver does not describe its devices (CUDA error {})", error.code())
             }
