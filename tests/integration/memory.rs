@@ -127,3 +127,14 @@ fn without_a_limit_everything_is_the_drivers() {
     assert_eq!(outcome.number("refused"), 0);
     assert!(!container.control_path().exists(), "nothing is counted where nothing is limited");
 }
+
+#[test]
+fn a_stream_gets_what_it_freed_again_on_a_full_quota() {
+    let container = Container::new().limit("2GiB");
+    let outcome = container.run(World::Limited, program("pool_reuse")).args(["1024", "20"]).finish().clean();
+    assert_eq!((outcome.number("got"), outcome.number("result")), (20, 0));
+    assert_eq!(outcome.number("second_on_the_same_stream"), 2);
+    assert_eq!(outcome.number("second_on_another_stream"), 2);
+    assert_eq!(outcome.number("after_waiting"), 0);
+    assert!(container.snapshot().devices[0].peak_bytes <= 2 * GIB, "never beyond the quota");
+}

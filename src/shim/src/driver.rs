@@ -62,7 +62,7 @@ mod raw {
     calls! {
         cuDeviceGetCount cuDeviceGet cuDeviceGetUuid_v2 cuDeviceGetAttribute cuDeviceTotalMem_v2
         cuCtxGetLimit cuStreamGetDevice cuDevicePrimaryCtxGetState
-        cuDeviceGetMemPool cuDeviceGetDefaultMemPool cuMemPoolGetAttribute cuMemPoolTrimTo cuMemFree_v2 cuModuleUnload cuLibraryUnload cuGreenCtxDestroy
+        cuDeviceGetMemPool cuDeviceGetDefaultMemPool cuMemPoolGetAttribute cuMemPoolTrimTo cuMemFree_v2 cuMemFreeAsync cuModuleUnload cuLibraryUnload cuGreenCtxDestroy
         cuDeviceGetGraphMemAttribute cuDeviceGraphMemTrim
         cuGraphGetNodes cuGraphNodeGetType cuGraphMemAllocNodeGetParams cuGraphChildGraphNodeGetGraph
         cuArray3DCreate_v2 cuArrayDestroy cuArrayGetMemoryRequirements
@@ -242,6 +242,12 @@ pub fn trim_graph_memory(device: CUdevice) -> CUresult {
 pub fn free(pointer: CUdeviceptr) -> CUresult {
     // SAFETY: the caller owns the allocation: the program was never told of it.
     unsafe { raw::cuMemFree_v2(pointer) }
+}
+
+/// Takes back a stream-ordered allocation the program has not seen yet.
+pub fn free_async(pointer: CUdeviceptr, stream: CUstream) -> CUresult {
+    // SAFETY: as in `free`; the stream is the one it was made on.
+    unsafe { raw::cuMemFreeAsync(pointer, stream) }
 }
 
 /// Unloads a module the program has not seen yet.

@@ -145,6 +145,7 @@ hooks! {
 
             hook::pool::alloc: cuMemAllocAsync cuMemAllocAsync_ptsz;
             hook::pool::alloc_from: cuMemAllocFromPoolAsync cuMemAllocFromPoolAsync_ptsz;
+            hook::pool::free: cuMemFreeAsync cuMemFreeAsync_ptsz;
             hook::pool::create: cuMemPoolCreate;
             hook::pool::destroy: cuMemPoolDestroy;
             hook::pool::trim: cuMemPoolTrimTo;

@@ -6,13 +6,15 @@
 use crate::hash::{WordMap, spread};
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use vcuda_driver::cuda::types::CUcontext;
+use vcuda_driver::cuda::types::{CUcontext, CUmemoryPool};
 
 /// What an entry's number is.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Kind {
     /// A device pointer from one of the `cuMemAlloc` family.
     Pointer,
+    /// A large block of a pool.
+    PoolBlock,
     /// A `CUarray`.
     Array,
     /// A `CUmipmappedArray`.
@@ -28,6 +30,8 @@ pub enum Charge {
     Unattributed { pages: u64 },
     /// A part of a 2 MiB chunk shared with other small allocations.
     InChunk { chunk: u64 },
+    /// Nothing: the pool it is from is charged. Remembered for its size.
+    ByPool { pool: CUmemoryPool, bytes: u64 },
     /// Bytes of a small array, packed with others into 2 MiB chunks.
     SmallArray { bytes: u64 },
 }

@@ -13,8 +13,8 @@ use parking_lot::{Mutex, RwLock};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
-use vcuda_driver::cuda::types::CUmemoryPool;
-use vcuda_driver::result::{CUerror, CUresult};
+use vcuda_driver::cuda::types::{CUmemoryPool, CUstream};
+use vcuda_driver::result::CUerror;
 
 /// Pools grow by multiples of this (measured: 100 MiB takes 128, 33 MiB takes 64, 5 MiB takes 32).
 const STEP_BYTES: u64 = 32 << 20;
@@ -42,6 +42,28 @@ pub struct Pool {
     growing: AtomicU64,
     /// Held to change `charged`.
     charging: Mutex<()>,
+    /// Large blocks freed in stream order and not used again: the stream and the bytes of each.
+    freed: Mutex<Vec<(CUstream, u64)>>,
+    /// Whether there are any.
+    any_freed: AtomicBool,
+}
+
+/// Most freed blocks that are remembered.
+const MOST_FREED: usize = 64;
+
+/// Whether an allocation is worth remembering: one that may make the pool grow by more than a step.
+pub fn is_large(bytes: u64) -> bool {
+    bytes > STEP_BYTES
+}
+
+/// How an allocation may go ahead.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Room {
+    /// Whatever the pool may grow by is charged.
+    Charged,
+    /// The quota has no room for growth, but a block that this stream freed is there to be used again. Undo if
+    /// the pool grew all the same.
+    Freed,
 }
 
 /// Where a pool's memory lies.
@@ -87,6 +109,8 @@ impl PoolDirectory {
                 charged: AtomicU64::new(0),
                 growing: AtomicU64::new(0),
                 charging: Mutex::new(()),
+                freed: Mutex::new(Vec::new()),
+                any_freed: AtomicBool::new(false),
             }));
             quota.pools.list.write().push(pool);
             quota.pools.any.store(true, Ordering::Release);
@@ -160,24 +184,30 @@ impl Pools {
 }
 
 impl Pool {
-    /// Prepares an allocation of `bytes`: whatever the pool may grow by is charged. End it with
-    /// [`Pool::finish`].
-    pub fn prepare(&self, quota: &Quota, bytes: u64) -> CUresult {
+    /// Prepares an allocation of `bytes` on `stream`. End it with [`Pool::finish`].
+    pub fn prepare(&self, quota: &Quota, bytes: u64, stream: CUstream) -> Result<Room, CUerror> {
         let step = growth_pages(bytes);
         let growing = self.growing.fetch_add(step, Ordering::AcqRel) + step;
         let reserved = self.reserved.load(Ordering::Acquire);
         if self.charged.load(Ordering::Acquire) >= reserved.saturating_add(growing) {
-            return Ok(());
+            return Ok(Room::Charged);
         }
-        self.charge_ahead(quota, bytes).inspect_err(|_| {
+        self.charge_ahead(quota, bytes, stream).inspect_err(|_| {
             self.growing.fetch_sub(step, Ordering::AcqRel);
         })
     }
 
     #[cold]
-    fn charge_ahead(&self, quota: &Quota, bytes: u64) -> CUresult {
+    fn charge_ahead(&self, quota: &Quota, bytes: u64, stream: CUstream) -> Result<Room, CUerror> {
         if self.try_charge_ahead(quota) {
-            return Ok(());
+            return Ok(Room::Charged);
+        }
+        self.refresh(quota);
+        if self.try_charge_ahead(quota) {
+            return Ok(Room::Charged);
+        }
+        if self.takes_freed(bytes, stream) {
+            return Ok(Room::Freed);
         }
         // Room may be made elsewhere, by this very pool being trimmed too: nothing of ours is locked here.
         let missing = self.missing_pages();
@@ -186,7 +216,7 @@ impl Pool {
                 let _charging = self.charging.lock();
                 self.charged.fetch_add(missing, Ordering::AcqRel);
                 reservation.keep();
-                return Ok(());
+                return Ok(Room::Charged);
             }
             Err(error) if !self.has_free(bytes) => return Err(error),
             Err(_) => {}
@@ -199,10 +229,43 @@ impl Pool {
             thread::sleep(PASSING_POLL);
             self.trim(quota);
             if self.try_charge_ahead(quota) {
-                return Ok(());
+                return Ok(Room::Charged);
             }
         }
         Err(CUerror::OUT_OF_MEMORY)
+    }
+
+    /// Notes that `stream` freed a large block of the pool: until the pool shrinks, an allocation on that stream
+    /// gets it again at once.
+    pub fn note_freed(&self, stream: CUstream, bytes: u64) {
+        let mut freed = self.freed.lock();
+        if freed.len() < MOST_FREED {
+            freed.push((stream, bytes));
+            self.any_freed.store(true, Ordering::Release);
+        }
+    }
+
+    /// Takes the smallest block freed by `stream` that `bytes` fit into. Which of several the driver would take
+    /// is its own affair, so only equal ones are still known to be free afterwards.
+    fn takes_freed(&self, bytes: u64, stream: CUstream) -> bool {
+        let mut freed = self.freed.lock();
+        let fitting = freed.iter().enumerate().filter(|(_, (by, size))| *by == stream && *size >= bytes);
+        let Some((position, taken)) =
+            fitting.min_by_key(|(_, (_, size))| *size).map(|(at, block)| (at, *block))
+        else {
+            return false;
+        };
+        freed.swap_remove(position);
+        freed.retain(|block| *block == taken);
+        self.any_freed.store(!freed.is_empty(), Ordering::Release);
+        true
+    }
+
+    /// Notes that an allocation may have been served from any freed block: none is known to be free.
+    fn forget_freed(&self) {
+        if self.any_freed.swap(false, Ordering::AcqRel) {
+            self.freed.lock().clear();
+        }
     }
 
     /// Pages that the allocations under way may need beyond what is charged.
@@ -229,19 +292,24 @@ impl Pool {
     }
 
     /// Ends an allocation of `bytes`: asks what the pool holds now. Should it be more than was foreseen, that
-    /// is charged as well.
-    pub fn finish(&self, quota: &Quota, bytes: u64) {
+    /// is charged as well, and the answer is false.
+    pub fn finish(&self, quota: &Quota, bytes: u64, room: Room) -> bool {
+        if room == Room::Charged && self.any_freed.load(Ordering::Acquire) {
+            self.forget_freed();
+        }
         let now = driver::pool_reserved_bytes(self.handle).map_or(0, pages);
         if now > self.reserved.load(Ordering::Acquire) {
             self.reserved.fetch_max(now, Ordering::AcqRel);
         }
         self.growing.fetch_sub(growth_pages(bytes), Ordering::AcqRel);
-        if now > self.charged.load(Ordering::Acquire) {
-            let _charging = self.charging.lock();
-            let over = now.saturating_sub(self.charged.load(Ordering::Acquire));
-            quota.charge_taken(over);
-            self.charged.fetch_add(over, Ordering::AcqRel);
+        if now <= self.charged.load(Ordering::Acquire) {
+            return true;
         }
+        let _charging = self.charging.lock();
+        let over = now.saturating_sub(self.charged.load(Ordering::Acquire));
+        quota.charge_taken(over);
+        self.charged.fetch_add(over, Ordering::AcqRel);
+        over == 0
     }
 
     /// Has the pool give back what nothing uses, and credits it.
@@ -256,7 +324,10 @@ impl Pool {
         let surplus = {
             let _charging = self.charging.lock();
             let Ok(before) = driver::pool_reserved_bytes(self.handle) else { return };
-            self.reserved.store(pages(before), Ordering::Release);
+            if pages(before) < self.reserved.swap(pages(before), Ordering::AcqRel) {
+                // What was free is no longer there to be used again.
+                self.forget_freed();
+            }
             // An allocation that ends between the two questions is in the second answer; one that is still
             // under way when `growing` is read is in `growing`.
             let growing = self.growing.load(Ordering::Acquire);

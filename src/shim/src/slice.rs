@@ -17,6 +17,7 @@ use crate::{container, driver, fork, log, mode};
 use parking_lot::Mutex;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 use vcuda_core::control::Control;
 use vcuda_core::device::DeviceIndex;
@@ -53,6 +54,8 @@ pub struct Slice {
     pub contexts: Mutex<WordMap<CUcontext, CUdevice>>,
     /// The memory pools of this process.
     pub pools: PoolDirectory,
+    /// Live large blocks of pools, of those that are in the ledger.
+    pub large_pool_blocks: AtomicU64,
     /// The physical allocations of this process and where they are mapped.
     pub physical: PhysicalMemory,
     /// Executable graphs that allocate.
@@ -155,6 +158,7 @@ impl Slice {
             loaded: Mutex::default(),
             contexts: Mutex::default(),
             pools: PoolDirectory::default(),
+            large_pool_blocks: AtomicU64::new(0),
             physical: PhysicalMemory::default(),
             graphs: AllocatingGraphs::default(),
         })

@@ -3,6 +3,7 @@
 use crate::chunk::SMALL_BYTES;
 use crate::driver;
 use crate::edge::Out;
+use crate::hook::pool::take_block;
 use crate::ledger::{Charge, Entry, Kind};
 use crate::quota::{Quota, mapped_pages, pages};
 use crate::slice::{self, Slice};
@@ -65,6 +66,7 @@ pub fn credit(slice: &Slice, entry: Entry) {
             quota.give_back(pages);
         }
         Charge::Unattributed { pages } => quota.give_back(pages),
+        Charge::ByPool { .. } => {}
         Charge::InChunk { chunk } => quota.chunks.closed(quota, chunk),
         Charge::SmallArray { bytes } => quota.small_arrays.remove(quota, bytes),
     }
@@ -150,7 +152,11 @@ pub fn alloc_managed(
 /// Frees through the driver and credits, if it was charged here; any other pointer is the driver's affair.
 fn free_at(driver: impl Fn() -> CUresult, address: u64) -> CUresult {
     let Some(slice) = slice::current()? else { return driver() };
-    let Some(entry) = slice.ledger.take(Kind::Pointer, address) else { return driver() };
+    let Some(entry) = slice.ledger.take(Kind::Pointer, address) else {
+        // Memory of a pool may be freed this way too: its stream has nothing to use again then.
+        take_block(slice, address);
+        return driver();
+    };
     let _in_flight = slice.quota(entry.device).map(Quota::begin);
     if let Err(error) = driver() {
         slice.ledger.enter(Kind::Pointer, address, entry);
