@@ -14,18 +14,12 @@ use vcuda_driver::{cuda_signature, nvml_signature};
 #[allow(non_snake_case, non_upper_case_globals, clippy::too_many_arguments, clippy::missing_safety_doc)]
 mod raw {
     use super::*;
-    use crate::library::{Library, Original};
+    use crate::library::{Original, original};
 
     macro_rules! call {
         ({ $library:ident $exempt:ident } fn $name:ident($($argument:ident: $type:ty),* $(,)?) -> $result:ty) => {
             pub unsafe fn $name($($argument: $type),*) -> $result {
-                static ORIGINAL: Original = Original::new(
-                    Library::$library,
-                    match std::ffi::CStr::from_bytes_with_nul(concat!(stringify!($name), "\0").as_bytes()) {
-                        Ok(name) => name,
-                        Err(_) => panic!(),
-                    },
-                );
+                static ORIGINAL: Original = original!($library $name);
                 let _exempt = exempt!($exempt);
                 // SAFETY: the table's signature for this very ABI symbol; arguments are the caller's care.
                 unsafe {

@@ -9,7 +9,7 @@
 use crate::edge::{IntoSafe, guard};
 use crate::hook;
 use crate::leaked::Leaked;
-use crate::library::{Library, Original};
+use crate::library::{Original, original};
 use crate::mode;
 use std::arch::naked_asm;
 use std::ffi::CStr;
@@ -100,16 +100,9 @@ macro_rules! define {
 macro_rules! hooks {
     ($($library:ident $errors:ident $signature:ident { $($group:ident { $($body:path: $($name:ident)+;)* })* })*) => {
         mod originals {
-            use super::{Library, Original};
+            use super::{Original, original};
             $($($($(
-                pub static $name: Original = Original::new(
-                    Library::$library,
-                    // The name and its terminator, checked at compile time.
-                    match std::ffi::CStr::from_bytes_with_nul(concat!(stringify!($name), "\0").as_bytes()) {
-                        Ok(name) => name,
-                        Err(_) => panic!(),
-                    },
-                );
+                pub static $name: Original = original!($library $name);
             )+)*)*)*
         }
         $($($($( $signature! { $name, define, { $group $errors $body } } )+)*)*)*
@@ -189,17 +182,14 @@ hooks! {
                 cuDevicePrimaryCtxReset cuDevicePrimaryCtxReset_v2;
             hook::context::set_limit: cuCtxSetLimit;
 
-            hook::module::from_file: cuModuleLoad;
-            hook::module::from_data: cuModuleLoadData cuModuleLoadFatBinary;
-            hook::module::from_data_ex: cuModuleLoadDataEx;
-            hook::module::library_from_data: cuLibraryLoadData;
-            hook::module::library_from_file: cuLibraryLoadFromFile;
+            hook::module::module: cuModuleLoad cuModuleLoadData cuModuleLoadFatBinary;
+            hook::module::module_with_options: cuModuleLoadDataEx;
+            hook::module::library: cuLibraryLoadData cuLibraryLoadFromFile;
             hook::module::function: cuModuleGetFunction;
-            hook::module::global: cuModuleGetGlobal_v2;
+            hook::module::global: cuModuleGetGlobal_v2 cuLibraryGetGlobal cuLibraryGetManaged;
             hook::module::global_v1: cuModuleGetGlobal;
             hook::module::library_kernel: cuLibraryGetKernel;
             hook::module::library_module: cuLibraryGetModule;
-            hook::module::library_global: cuLibraryGetGlobal cuLibraryGetManaged;
             hook::module::kernel_function: cuKernelGetFunction;
             hook::module::load_function: cuFuncLoad;
             hook::context::create_green: cuGreenCtxCreate;

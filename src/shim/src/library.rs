@@ -138,6 +138,20 @@ impl Original {
     }
 }
 
+/// A slot for the ABI symbol that an identifier spells; the name is checked when this is compiled.
+macro_rules! original {
+    ($library:ident $name:ident) => {
+        $crate::library::Original::new(
+            $crate::library::Library::$library,
+            match std::ffi::CStr::from_bytes_with_nul(concat!(stringify!($name), "\0").as_bytes()) {
+                Ok(name) => name,
+                Err(_) => panic!(),
+            },
+        )
+    };
+}
+pub(crate) use original;
+
 /// Answers for a driver function that is not there: `CUDA_ERROR_NOT_FOUND`.
 extern "C" fn missing_cuda() -> u32 {
     500

@@ -21,10 +21,10 @@ use vcuda_core::account::Account;
 use vcuda_core::control::Control;
 use vcuda_core::device::DeviceIndex;
 use vcuda_core::error::ReserveError;
+pub use vcuda_core::quota::{PAGE_BYTES, pages_for_charge as pages};
+use vcuda_core::quota::{bytes_of_pages, pages_within_limit};
 use vcuda_driver::result::CUerror;
 
-/// Granularity of charges: the control file's unit.
-pub const PAGE_BYTES: u64 = 4096;
 /// Granularity in which the driver maps device memory.
 pub const MAPPING_BYTES: u64 = 2 << 20;
 /// [`MAPPING_BYTES`] in pages.
@@ -32,11 +32,6 @@ pub const MAPPING_PAGES: u64 = MAPPING_BYTES / PAGE_BYTES;
 
 /// One call begun, in [`Quota::calls`].
 const CALL_BEGUN: u64 = 1 << 32;
-
-/// `bytes` in pages, rounded up.
-pub const fn pages(bytes: u64) -> u64 {
-    bytes.div_ceil(PAGE_BYTES)
-}
 
 /// `bytes` in pages, rounded up to what the driver maps.
 pub const fn mapped_pages(bytes: u64) -> u64 {
@@ -121,14 +116,15 @@ impl Quota {
         }
     }
 
-    fn limit_pages(&self) -> u64 {
-        self.limit_bytes / PAGE_BYTES
+    /// The limit in whole pages.
+    pub fn limit_pages(&self) -> u64 {
+        pages_within_limit(self.limit_bytes)
     }
 
     /// Bytes charged to the whole container on this device.
     pub fn used_bytes(&self) -> Result<u64, CUerror> {
         let pages = self.control.used_pages(self.index).map_err(|_| lost())?;
-        Ok(pages.saturating_mul(PAGE_BYTES))
+        Ok(bytes_of_pages(pages))
     }
 
     /// Whether the container holds more than its limit, by what drivers took unasked.
@@ -138,7 +134,7 @@ impl Quota {
 
     /// Whether anything is charged to another process than this one.
     pub fn is_shared(&self, used_bytes: u64) -> bool {
-        used_bytes > self.own_pages.load(Ordering::Relaxed).saturating_mul(PAGE_BYTES)
+        used_bytes > bytes_of_pages(self.own_pages.load(Ordering::Relaxed))
     }
 
     /// Marks a call that changes what the driver holds; measuring waits for none to be under way.
@@ -360,7 +356,7 @@ impl Drop for InFlight<'_> {
     }
 }
 
-/// Quota set aside for a call to come; given back unless one of the `into_` methods keeps it.
+/// Quota set aside for a call to come; given back unless one of the `keep` methods keeps it.
 #[must_use = "a dropped reservation is given back"]
 pub struct Reservation<'quota> {
     quota: &'quota Quota,

@@ -33,7 +33,7 @@ pub fn reserve_after_relief(quota: &Quota, pages: u64) -> Result<(), CUerror> {
         );
         Err(CUerror::OUT_OF_MEMORY)
     };
-    if pages > quota.limit_bytes / crate::quota::PAGE_BYTES {
+    if pages > quota.limit_pages() {
         return refused();
     }
     quota.chunks.give_back_spare(quota);

@@ -11,7 +11,7 @@ use crate::leaked::Leaked;
 use crate::ledger::Ledger;
 use crate::physical_memory::PhysicalMemory;
 use crate::pool::PoolDirectory;
-use crate::quota::{Quota, QuotaFacts, mapped_pages};
+use crate::quota::{InFlight, Quota, QuotaFacts, mapped_pages};
 use crate::truth::Truth;
 use crate::{container, driver, fork, log, mode};
 use parking_lot::Mutex;
@@ -92,6 +92,21 @@ impl Slice {
         self.quotas.iter().flatten()
     }
 
+    /// Marks a call under way on every limited device: which one it concerns is known only afterwards.
+    pub fn begin_everywhere(&self) -> Vec<InFlight<'_>> {
+        self.quotas().map(Quota::begin).collect()
+    }
+
+    /// Measures every limited device now.
+    pub fn measure_everywhere(&self) {
+        self.quotas().for_each(Quota::measure);
+    }
+
+    /// Has the next launch measure every limited device.
+    pub fn mark_stale_everywhere(&self) {
+        self.quotas().for_each(Quota::mark_stale);
+    }
+
     /// Measures the devices on which something unasked may have happened, each if its last time is long
     /// enough ago.
     pub fn measure_stale(&self) {
@@ -123,13 +138,9 @@ impl Slice {
         let slot = control.claim(&program_name()).map_err(StartError::Control)?;
         let mut quotas = Vec::with_capacity(devices.len());
         for device in &devices {
-            let position = gpus.iter().position(|gpu| gpu.uuid.bytes() == device.uuid);
-            let Some(position) = position else {
-                quotas.push(None);
-                continue;
-            };
-            let (Some(found), Some(&Some(limit_bytes))) = (found.get(position), limit_bytes.get(position))
-            else {
+            let here =
+                found.iter().zip(&limit_bytes).find(|(found, _)| found.gpu.uuid.bytes() == device.uuid);
+            let Some((found, &Some(limit_bytes))) = here else {
                 quotas.push(None);
                 continue;
             };

@@ -5,7 +5,7 @@ use crate::driver;
 use crate::edge::Out;
 use crate::hook::linear::credit;
 use crate::hook::module::load;
-use crate::quota::{InFlight, Quota, mapped_pages};
+use crate::quota::{Quota, mapped_pages};
 use crate::slice::{self, Slice};
 use std::ffi::c_void;
 use std::sync::atomic::Ordering;
@@ -141,7 +141,7 @@ fn ending(
     driver: impl Fn() -> CUresult,
     is_gone: impl Fn() -> bool,
 ) -> CUresult {
-    let _in_flight: Vec<InFlight> = slice.quotas().map(Quota::begin).collect();
+    let _in_flight = slice.begin_everywhere();
     // Afterwards the context's handle may be another's; and until it is known to be gone, other threads may
     // free what lies in it.
     let mark = slice.ledger.mark();
@@ -157,7 +157,7 @@ fn ending(
     {
         quota.drop_overhead(quota.context_pages.load(Ordering::Relaxed));
     }
-    slice.quotas().for_each(Quota::measure);
+    slice.measure_everywhere();
     Ok(())
 }
 

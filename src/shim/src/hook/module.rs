@@ -6,7 +6,6 @@
 
 use crate::driver;
 use crate::edge::{In, Out};
-use crate::quota::Quota;
 use crate::slice;
 use std::ffi::{c_char, c_void};
 use vcuda_driver::cuda::types::{CUdeviceptr, CUdeviceptr_v1, CUfunction, CUkernel, CUlibrary, CUmodule};
@@ -16,11 +15,11 @@ use vcuda_driver::result::{CUerror, CUresult};
 pub fn load(driver: impl FnOnce() -> CUresult, undo: impl FnOnce()) -> CUresult {
     driver()?;
     let Some(slice) = slice::current()? else { return Ok(()) };
-    slice.quotas().for_each(Quota::measure);
+    slice.measure_everywhere();
     let Some(over) = slice.quotas().find(|quota| quota.is_over()) else { return Ok(()) };
     undo();
     over.count_refusal();
-    slice.quotas().for_each(Quota::measure);
+    slice.measure_everywhere();
     Err(CUerror::OUT_OF_MEMORY)
 }
 
@@ -42,18 +41,13 @@ fn unload_library(library: Out<CUlibrary>) -> impl FnOnce() {
     }
 }
 
-/// `cuModuleLoad`.
-pub fn from_file(driver: impl Fn() -> CUresult, module: Out<CUmodule>, _path: In<c_char>) -> CUresult {
-    load(driver, unload_module(module))
-}
-
-/// `cuModuleLoadData` and `cuModuleLoadFatBinary`.
-pub fn from_data(driver: impl Fn() -> CUresult, module: Out<CUmodule>, _image: In<c_void>) -> CUresult {
+/// `cuModuleLoad`, `cuModuleLoadData` and `cuModuleLoadFatBinary`: from a path or an image.
+pub fn module<Source>(driver: impl Fn() -> CUresult, module: Out<CUmodule>, _source: In<Source>) -> CUresult {
     load(driver, unload_module(module))
 }
 
 /// `cuModuleLoadDataEx`.
-pub fn from_data_ex(
+pub fn module_with_options(
     driver: impl Fn() -> CUresult,
     module: Out<CUmodule>,
     _image: In<c_void>,
@@ -64,28 +58,12 @@ pub fn from_data_ex(
     load(driver, unload_module(module))
 }
 
-/// `cuLibraryLoadData`.
+/// `cuLibraryLoadData` and `cuLibraryLoadFromFile`.
 #[allow(clippy::too_many_arguments)] // as the driver has them
-pub fn library_from_data(
+pub fn library<Source>(
     driver: impl Fn() -> CUresult,
     library: Out<CUlibrary>,
-    _code: In<c_void>,
-    _jit_options: Out<u32>,
-    _jit_values: Out<*mut c_void>,
-    _jit_count: u32,
-    _options: Out<u32>,
-    _values: Out<*mut c_void>,
-    _count: u32,
-) -> CUresult {
-    load(driver, unload_library(library))
-}
-
-/// `cuLibraryLoadFromFile`.
-#[allow(clippy::too_many_arguments)] // as the driver has them
-pub fn library_from_file(
-    driver: impl Fn() -> CUresult,
-    library: Out<CUlibrary>,
-    _path: In<c_char>,
+    _source: In<Source>,
     _jit_options: Out<u32>,
     _jit_values: Out<*mut c_void>,
     _jit_count: u32,
@@ -100,7 +78,7 @@ pub fn library_from_file(
 pub fn unload(driver: impl Fn() -> CUresult) -> CUresult {
     driver()?;
     if let Some(slice) = slice::current()? {
-        slice.quotas().for_each(Quota::measure);
+        slice.measure_everywhere();
     }
     Ok(())
 }
@@ -109,7 +87,7 @@ pub fn unload(driver: impl Fn() -> CUresult) -> CUresult {
 pub fn unsettling(driver: impl Fn() -> CUresult) -> CUresult {
     driver()?;
     if let Some(slice) = slice::current()? {
-        slice.quotas().for_each(Quota::mark_stale);
+        slice.mark_stale_everywhere();
     }
     Ok(())
 }
@@ -120,7 +98,7 @@ fn look_up(driver: impl Fn() -> CUresult, found: impl Fn() -> Option<u64>) -> CU
     driver()?;
     let Some(slice) = slice::current()? else { return Ok(()) };
     if found().is_some_and(|number| slice.loaded.lock().insert(number)) {
-        slice.quotas().for_each(Quota::mark_stale);
+        slice.mark_stale_everywhere();
     }
     Ok(())
 }
@@ -135,12 +113,12 @@ pub fn function(
     look_up(driver, || function.get().map(CUfunction::as_u64))
 }
 
-/// `cuModuleGetGlobal_v2`.
-pub fn global(
+/// `cuModuleGetGlobal_v2`, `cuLibraryGetGlobal` and `cuLibraryGetManaged`.
+pub fn global<Code>(
     driver: impl Fn() -> CUresult,
     address: Out<CUdeviceptr>,
     _bytes: Out<usize>,
-    _module: CUmodule,
+    _code: Code,
     _name: In<c_char>,
 ) -> CUresult {
     look_up(driver, || address.get().map(|address| address.0))
@@ -170,17 +148,6 @@ pub fn library_kernel(
 /// `cuLibraryGetModule`.
 pub fn library_module(driver: impl Fn() -> CUresult, module: Out<CUmodule>, _library: CUlibrary) -> CUresult {
     look_up(driver, || module.get().map(CUmodule::as_u64))
-}
-
-/// `cuLibraryGetGlobal` and `cuLibraryGetManaged`.
-pub fn library_global(
-    driver: impl Fn() -> CUresult,
-    address: Out<CUdeviceptr>,
-    _bytes: Out<usize>,
-    _library: CUlibrary,
-    _name: In<c_char>,
-) -> CUresult {
-    look_up(driver, || address.get().map(|address| address.0))
 }
 
 /// `cuKernelGetFunction`.

@@ -2,7 +2,7 @@
 
 use crate::edge::{In, Out};
 use crate::physical_memory::{Credit, End};
-use crate::quota::{Quota, mapped_pages};
+use crate::quota::mapped_pages;
 use crate::slice::{self, Slice};
 use std::ffi::c_void;
 use vcuda_driver::cuda::types::*;
@@ -42,7 +42,7 @@ fn credit(slice: &Slice, ends: impl IntoIterator<Item = End>) {
     for end in ends {
         let End::Charged(credit) = end else {
             // If it was exported by this very process, its exporter's charge may end with it.
-            slice.quotas().for_each(Quota::measure);
+            slice.measure_everywhere();
             continue;
         };
         let Some(quota) = slice.quota(credit.device) else { continue };
@@ -57,15 +57,10 @@ fn credit(slice: &Slice, ends: impl IntoIterator<Item = End>) {
     }
 }
 
-/// Marks a call under way on every limited device: which one it concerns is known only afterwards.
-fn begin_everywhere(slice: &Slice) -> Vec<crate::quota::InFlight<'_>> {
-    slice.quotas().map(Quota::begin).collect()
-}
-
 /// `cuMemRelease`.
 pub fn release(driver: impl Fn() -> CUresult, handle: CUmemGenericAllocationHandle) -> CUresult {
     let Some(slice) = slice::current()? else { return driver() };
-    let _in_flight = begin_everywhere(slice);
+    let _in_flight = slice.begin_everywhere();
     driver()?;
     credit(slice, slice.physical.released(handle));
     Ok(())
@@ -90,7 +85,7 @@ pub fn map(
 /// `cuMemUnmap`.
 pub fn unmap(driver: impl Fn() -> CUresult, address: CUdeviceptr, bytes: usize) -> CUresult {
     let Some(slice) = slice::current()? else { return driver() };
-    let _in_flight = begin_everywhere(slice);
+    let _in_flight = slice.begin_everywhere();
     driver()?;
     credit(slice, slice.physical.unmapped(address.0, bytes as u64));
     Ok(())
