@@ -131,3 +131,16 @@ fn without_a_management_library_limits_hold() {
         assert_eq!(outcome.float("again_mib"), outcome.float("got_mib"), "{mode}");
     }
 }
+
+#[test]
+fn a_pool_that_could_not_be_destroyed_keeps_its_books() {
+    let container = Container::new();
+    let run = container.run(World::Limited, program("pool_survives"));
+    let mut running = run.env("VCUDA_FAKE_FAULTS", "cuMemPoolDestroy:1=999").start();
+    running.wait_for("both");
+    assert_eq!(running.number("destroyed"), 999);
+    let (charged, taken) = (container.charged_bytes(0), container.gpu(0).process_bytes);
+    assert!(taken > 512 * MIB, "both blocks are there");
+    assert!(charged.abs_diff(taken) <= 2 * MIB, "{charged} bytes are charged, {taken} are taken");
+    running.go_on().finish().clean();
+}

@@ -123,6 +123,11 @@ impl PoolDirectory {
         self.places.write().insert(handle, Place::Uncharged);
     }
 
+    /// Puts a pool back that was forgotten and lives on.
+    pub fn restore(&self, handle: CUmemoryPool, place: Place) {
+        self.places.write().insert(handle, place);
+    }
+
     /// Forgets a destroyed pool and gives its place; the caller closes it.
     pub fn forget(&self, handle: CUmemoryPool) -> Option<Place> {
         let mut places = self.places.write();

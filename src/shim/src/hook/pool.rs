@@ -161,17 +161,18 @@ pub fn create(
 pub fn destroy(driver: impl Fn() -> CUresult, handle: CUmemoryPool) -> CUresult {
     let Some(slice) = slice::current()? else { return driver() };
     // Taken out first: afterwards the handle may be another pool's.
-    let place = slice.pools.forget(handle);
-    let Some(Place::Limited(pool)) = place else { return driver() };
-    let Some(quota) = slice.quota(pool.device) else { return driver() };
-    let destroyed = driver();
-    if destroyed.is_ok() {
+    let Some(place) = slice.pools.forget(handle) else { return driver() };
+    if let Err(error) = driver() {
+        slice.pools.restore(handle, place);
+        return Err(error);
+    }
+    if let Place::Limited(pool) = place
+        && let Some(quota) = slice.quota(pool.device)
+    {
         quota.pools.close(quota, pool);
         quota.measure();
-    } else {
-        slice.pools.open(handle, quota);
     }
-    destroyed
+    Ok(())
 }
 
 /// `cuMemPoolTrimTo`.
