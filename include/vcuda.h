@@ -1,7 +1,7 @@
 /*
  * vcuda.h - the control file of vcuda: who holds how much of which GPU.
  *
- * One file per container, mapped by every CUDA process under a limit. This header is its C ABI, version 1, and
+ * One file per container, mapped by every CUDA process under a limit. This header is its C ABI, version 2, and
  * all a reader needs; see examples/read-control. It is written by hand; a test compiles it and compares every
  * size and offset with the library's own.
  *
@@ -33,7 +33,7 @@ extern "C" {
 
 #define VCUDA_MAGIC UINT64_C(0x4c54434144554356)    /* "VCUDACTL" as the file's first eight bytes */
 #define VCUDA_SENTINEL UINT64_C(0x444e454144554356) /* "VCUDAEND" as the file's last eight bytes */
-#define VCUDA_VERSION UINT32_C(1)
+#define VCUDA_VERSION UINT32_C(2)
 #define VCUDA_READY UINT64_C(1)
 #define VCUDA_PAGE_BYTES 4096
 #define VCUDA_DEVICE_CAPACITY 64
@@ -41,6 +41,8 @@ extern "C" {
 #define VCUDA_NAME_BYTES 32
 #define VCUDA_LOCK_BASE (UINT64_C(1) << 30)
 #define VCUDA_UNLIMITED UINT64_MAX
+#define VCUDA_COVERAGE_SLOTS 8192      /* in a record of busy time */
+#define VCUDA_COVERAGE_SLOT_NS 16384   /* of the monotonic clock, each */
 
 /* Values of vcuda_device.kind: how the UUID is printed. */
 #define VCUDA_DEVICE_GPU 0
@@ -66,13 +68,27 @@ struct vcuda_header {
 	uint64_t devices_offset;
 	uint64_t slots_offset;
 	uint64_t slot_devices_offset; /* from the start of a slot */
+	uint64_t coverage_offset;     /* of the records of busy time */
 	uint64_t sentinel_offset;     /* of the last page, whose last eight bytes are VCUDA_SENTINEL */
 	uint64_t lock_base;
 	uint64_t created_unix_ns; /* nanoseconds since 1970 */
 	uint64_t generation;      /* random, never 0; differs between any two files */
 	uint64_t ready;           /* VCUDA_READY, or the file is not to be used */
 	uint64_t slots_ever_claimed; /* slots from this one on never had an owner; spares readers most of the file */
-	uint8_t reserved[3976];
+	uint8_t reserved[3968];
+};
+
+/* The compute share of one device, of all processes together. */
+struct vcuda_compute {
+	uint64_t deadline_ns;     /* when all GPU time charged so far will have been paid for by waiting, on the monotonic
+	                             clock; debt is what this is ahead of now */
+	uint64_t share_ppm;       /* the share last enforced in millionths of the device's time, 0 if none */
+	uint64_t work_count;      /* launches, graphs, copies and fills */
+	uint64_t busy_ns;         /* GPU time used: the union over streams and processes */
+	uint64_t throttled_ns;    /* time that calls were held back, summed over threads */
+	uint64_t throttled_count; /* how often a call was held back */
+	uint64_t forgiven_ns;     /* debt that was dropped because it was beyond the bound */
+	uint64_t reserved[9];     /* 0 */
 };
 
 /* One device. Entries fill from the first and are never given back; the first with uuid_high == 0 ends the list. */
@@ -87,7 +103,8 @@ struct vcuda_device {
 	uint64_t refused_count; /* reservations refused so far */
 	uint64_t context_pages_learned; /* what a primary context was last measured to take, 0 while unknown */
 	uint64_t kind;          /* VCUDA_DEVICE_GPU or VCUDA_DEVICE_MIG */
-	uint64_t reserved[7];   /* 0; for compute shares */
+	uint64_t reserved[7];   /* 0 */
+	struct vcuda_compute compute;
 };
 
 /* What one slot holds of one device. */
@@ -95,7 +112,11 @@ struct vcuda_slot_device {
 	uint64_t settled;  /* used_pages:36 sequence:28, from the highest bit: what took effect */
 	uint64_t proposed; /* the same: what is being attempted */
 	uint64_t overhead_pages; /* of the pages held, those of contexts and modules */
-	uint64_t reserved; /* 0; for compute shares */
+	uint64_t unsettled_ns; /* GPU time charged in advance and not measured yet */
+	uint64_t done_by_ns; /* when that work is expected to be done, on the monotonic clock */
+	uint64_t work_count; /* launches, graphs, copies and fills */
+	uint64_t busy_ns; /* GPU time used that no other process had used */
+	uint64_t throttled_ns; /* time that calls were held back, summed over threads */
 };
 
 /* One process. */
@@ -112,6 +133,15 @@ struct vcuda_slot {
 	struct vcuda_slot_device devices[VCUDA_DEVICE_CAPACITY]; /* by index of the device */
 };
 
+/*
+ * When one device was busy. Word number (t / VCUDA_COVERAGE_SLOT_NS) % VCUDA_COVERAGE_SLOTS tells of the slice of time
+ * around t: low 32 bits of t / VCUDA_COVERAGE_SLOT_NS in the upper half, busy nanoseconds in the lower. A word with
+ * another number is of an earlier round: the device was idle. See vcuda_recent_busy_ns().
+ */
+struct vcuda_busy_record {
+	uint64_t slots[VCUDA_COVERAGE_SLOTS];
+};
+
 /* The last page. */
 struct vcuda_tail {
 	uint64_t reserved[511]; /* 0 */
@@ -123,20 +153,22 @@ struct vcuda_control {
 	struct vcuda_header header;
 	struct vcuda_device devices[VCUDA_DEVICE_CAPACITY];
 	struct vcuda_slot slots[VCUDA_SLOT_CAPACITY];
+	struct vcuda_busy_record coverage[VCUDA_DEVICE_CAPACITY];
 	struct vcuda_tail tail;
 };
 
 VCUDA_ASSERT(sizeof(struct vcuda_header) == 4096, "header is one page");
-VCUDA_ASSERT(offsetof(struct vcuda_header, reserved) == 120, "header fields");
-VCUDA_ASSERT(sizeof(struct vcuda_device) == 128, "device is two cache lines");
-VCUDA_ASSERT(sizeof(struct vcuda_slot_device) == 32, "slot's device");
+VCUDA_ASSERT(offsetof(struct vcuda_header, reserved) == 128, "header fields");
+VCUDA_ASSERT(sizeof(struct vcuda_device) == 256, "device is four cache lines");
+VCUDA_ASSERT(sizeof(struct vcuda_slot_device) == 64, "slot's device");
 VCUDA_ASSERT(offsetof(struct vcuda_slot, devices) == 128, "slot's description is two cache lines");
-VCUDA_ASSERT(sizeof(struct vcuda_slot) == 2176, "slot");
+VCUDA_ASSERT(sizeof(struct vcuda_slot) == 4224, "slot");
 VCUDA_ASSERT(sizeof(struct vcuda_tail) == 4096, "tail is one page");
 VCUDA_ASSERT(offsetof(struct vcuda_control, devices) == 4096, "devices follow the header");
-VCUDA_ASSERT(offsetof(struct vcuda_control, slots) == 12288, "slots follow the devices");
-VCUDA_ASSERT(offsetof(struct vcuda_control, tail) == 2240512, "tail follows the slots");
-VCUDA_ASSERT(sizeof(struct vcuda_control) == 2244608, "file");
+VCUDA_ASSERT(offsetof(struct vcuda_control, slots) == 20480, "slots follow the devices");
+VCUDA_ASSERT(offsetof(struct vcuda_control, coverage) == 4345856, "records follow the slots");
+VCUDA_ASSERT(offsetof(struct vcuda_control, tail) == 8540160, "tail follows the records");
+VCUDA_ASSERT(sizeof(struct vcuda_control) == 8544256, "file");
 
 /* A word of the file as it is now. */
 static inline uint64_t vcuda_load(const uint64_t *word)
@@ -179,6 +211,18 @@ static inline uint64_t vcuda_held_pages(uint64_t quota, uint32_t index, const st
 	int unsettled = vcuda_quota_slot(quota) == index && (owed & 0xffff) == (quota & 0xffff) &&
 	                (proposed & 0xfffffff) == owed;
 	return vcuda_used_pages(unsettled ? proposed : settled);
+}
+
+/* Nanoseconds for which the device was busy in the whole slices of time from `from_ns` to `to_ns`, monotonic clock. */
+static inline uint64_t vcuda_recent_busy_ns(const struct vcuda_busy_record *record, uint64_t from_ns, uint64_t to_ns)
+{
+	uint64_t busy = 0;
+	for (uint64_t number = from_ns / VCUDA_COVERAGE_SLOT_NS; number < to_ns / VCUDA_COVERAGE_SLOT_NS; number++) {
+		uint64_t word = vcuda_load(&record->slots[number % VCUDA_COVERAGE_SLOTS]);
+		if (word >> 32 == (number & UINT32_MAX))
+			busy += word & UINT32_MAX;
+	}
+	return busy;
 }
 
 #ifdef __cplusplus

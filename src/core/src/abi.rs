@@ -8,6 +8,7 @@
 use core::mem::{offset_of, size_of};
 
 use crate::atomic::{AtomicU8, AtomicU32, AtomicU64};
+use crate::coverage::SLOTS as COVERAGE_SLOTS;
 use crate::quota::PAGE_BYTES;
 
 #[cfg(target_endian = "big")]
@@ -18,7 +19,7 @@ pub const MAGIC: u64 = u64::from_le_bytes(*b"VCUDACTL");
 /// Last eight bytes of the file: `VCUDAEND`.
 pub const SENTINEL: u64 = u64::from_le_bytes(*b"VCUDAEND");
 /// The layout described here.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// `Header::ready` of a file that may be used.
 pub const READY: u64 = 1;
 /// Devices a file has room for.
@@ -75,6 +76,8 @@ pub struct Header {
     pub slots_offset: AtomicU64,
     /// Where a slot's per-device words start, from the start of the slot.
     pub slot_devices_offset: AtomicU64,
+    /// Where the records of busy time start.
+    pub coverage_offset: AtomicU64,
     /// Where the sentinel page starts.
     pub sentinel_offset: AtomicU64,
     /// [`LOCK_BASE`].
@@ -110,8 +113,32 @@ pub struct Device {
     pub context_pages_learned: AtomicU64,
     /// [`DEVICE_GPU`] or [`DEVICE_MIG`].
     pub kind: AtomicU64,
-    /// For compute shares; 0.
+    /// 0.
     pub reserved: [AtomicU64; 7],
+    /// The compute share of all processes together.
+    pub compute: Compute,
+}
+
+/// The compute share of one device, on cache lines of its own.
+#[repr(C, align(128))]
+pub struct Compute {
+    /// When all GPU time charged so far will have been paid for by waiting, a [`Bucket`](crate::bucket::Bucket).
+    pub deadline_ns: AtomicU64,
+    /// The share last enforced, in parts per million of the device's time; 0 if none. For information: the share is
+    /// each process's own.
+    pub share_ppm: AtomicU64,
+    /// Launches, graphs, copies and fills so far.
+    pub work_count: AtomicU64,
+    /// GPU time used so far: the union over all streams and processes.
+    pub busy_ns: AtomicU64,
+    /// Time that calls were held back, summed over all threads.
+    pub throttled_ns: AtomicU64,
+    /// How often a call was held back.
+    pub throttled_count: AtomicU64,
+    /// Wall time of debt that was dropped because it was beyond the bound.
+    pub forgiven_ns: AtomicU64,
+    /// 0.
+    pub reserved: [AtomicU64; 9],
 }
 
 /// What one slot holds of one device.
@@ -123,8 +150,16 @@ pub struct SlotDevice {
     pub proposed: AtomicU64,
     /// Of the pages held, those that contexts and modules take rather than the program's own allocations.
     pub overhead_pages: AtomicU64,
-    /// For compute shares; 0.
-    pub reserved: AtomicU64,
+    /// GPU time that was charged in advance and not measured yet.
+    pub unsettled_ns: AtomicU64,
+    /// When that work is expected to be done, in nanoseconds of the monotonic clock.
+    pub done_by_ns: AtomicU64,
+    /// Launches, graphs, copies and fills so far.
+    pub work_count: AtomicU64,
+    /// GPU time used so far that no other process had used.
+    pub busy_ns: AtomicU64,
+    /// Time that this process's calls were held back, summed over its threads.
+    pub throttled_ns: AtomicU64,
 }
 
 /// One process.
@@ -153,6 +188,13 @@ pub struct Slot {
     pub devices: [SlotDevice; DEVICE_CAPACITY],
 }
 
+/// When one device was busy lately, a [`Coverage`](crate::coverage::Coverage).
+#[repr(C, align(4096))]
+pub struct BusyRecord {
+    /// One word for each slice of time, in turn.
+    pub slots: [AtomicU64; COVERAGE_SLOTS],
+}
+
 /// The last page. Its last word is how a truncated file is noticed.
 #[repr(C, align(4096))]
 pub struct Tail {
@@ -171,6 +213,8 @@ pub struct ControlFile {
     pub devices: [Device; DEVICE_CAPACITY],
     /// All slots.
     pub slots: [Slot; SLOT_CAPACITY],
+    /// When each device was busy, by its index.
+    pub coverage: [BusyRecord; DEVICE_CAPACITY],
     /// The last page.
     pub tail: Tail,
 }
@@ -193,14 +237,15 @@ const _: () = {
     assert!(offset_of!(Header, devices_offset) == 48);
     assert!(offset_of!(Header, slots_offset) == 56);
     assert!(offset_of!(Header, slot_devices_offset) == 64);
-    assert!(offset_of!(Header, sentinel_offset) == 72);
-    assert!(offset_of!(Header, lock_base) == 80);
-    assert!(offset_of!(Header, created_unix_ns) == 88);
-    assert!(offset_of!(Header, generation) == 96);
-    assert!(offset_of!(Header, ready) == 104);
-    assert!(offset_of!(Header, slots_ever_claimed) == 112);
+    assert!(offset_of!(Header, coverage_offset) == 72);
+    assert!(offset_of!(Header, sentinel_offset) == 80);
+    assert!(offset_of!(Header, lock_base) == 88);
+    assert!(offset_of!(Header, created_unix_ns) == 96);
+    assert!(offset_of!(Header, generation) == 104);
+    assert!(offset_of!(Header, ready) == 112);
+    assert!(offset_of!(Header, slots_ever_claimed) == 120);
 
-    assert!(size_of::<Device>() == 128);
+    assert!(size_of::<Device>() == 256);
     assert!(offset_of!(Device, uuid_high) == 0);
     assert!(offset_of!(Device, uuid_low) == 8);
     assert!(offset_of!(Device, quota) == 16);
@@ -211,14 +256,29 @@ const _: () = {
     assert!(offset_of!(Device, context_pages_learned) == 56);
     assert!(offset_of!(Device, kind) == 64);
     assert!(offset_of!(Device, reserved) == 72);
+    assert!(offset_of!(Device, compute) == 128);
 
-    assert!(size_of::<SlotDevice>() == 32);
+    assert!(size_of::<Compute>() == 128);
+    assert!(offset_of!(Compute, deadline_ns) == 0);
+    assert!(offset_of!(Compute, share_ppm) == 8);
+    assert!(offset_of!(Compute, work_count) == 16);
+    assert!(offset_of!(Compute, busy_ns) == 24);
+    assert!(offset_of!(Compute, throttled_ns) == 32);
+    assert!(offset_of!(Compute, throttled_count) == 40);
+    assert!(offset_of!(Compute, forgiven_ns) == 48);
+    assert!(offset_of!(Compute, reserved) == 56);
+
+    assert!(size_of::<SlotDevice>() == 64);
     assert!(offset_of!(SlotDevice, settled) == 0);
     assert!(offset_of!(SlotDevice, proposed) == 8);
     assert!(offset_of!(SlotDevice, overhead_pages) == 16);
-    assert!(offset_of!(SlotDevice, reserved) == 24);
+    assert!(offset_of!(SlotDevice, unsettled_ns) == 24);
+    assert!(offset_of!(SlotDevice, done_by_ns) == 32);
+    assert!(offset_of!(SlotDevice, work_count) == 40);
+    assert!(offset_of!(SlotDevice, busy_ns) == 48);
+    assert!(offset_of!(SlotDevice, throttled_ns) == 56);
 
-    assert!(size_of::<Slot>() == 2176);
+    assert!(size_of::<Slot>() == 4224);
     assert!(offset_of!(Slot, state) == 0);
     assert!(offset_of!(Slot, pid) == 8);
     assert!(offset_of!(Slot, uid) == 12);
@@ -231,10 +291,12 @@ const _: () = {
     assert!(offset_of!(Slot, devices) == 128);
 
     assert!(offset_of!(ControlFile, devices) == 4096);
-    assert!(offset_of!(ControlFile, slots) == 12_288);
-    assert!(offset_of!(ControlFile, tail) == 2_240_512);
+    assert!(offset_of!(ControlFile, slots) == 20_480);
+    assert!(size_of::<BusyRecord>() == 65_536);
+    assert!(offset_of!(ControlFile, coverage) == 4_345_856);
+    assert!(offset_of!(ControlFile, tail) == 8_540_160);
     assert!(offset_of!(ControlFile, tail) + offset_of!(Tail, sentinel) == FILE_BYTES - 8);
-    assert!(FILE_BYTES == 2_244_608);
+    assert!(FILE_BYTES == 8_544_256);
     assert!(LOCK_BASE > FILE_BYTES as u64);
     assert!(SLOT_CAPACITY <= crate::quota::MAX_SLOTS as usize);
 };

@@ -18,7 +18,7 @@ use crate::region::unix_time_ns;
 type Field = (usize, usize, u64);
 
 /// The one list that new files are written from and found files compared with.
-const FIELDS: [Field; 15] = [
+const FIELDS: [Field; 16] = [
     (offset_of!(Header, magic), 8, abi::MAGIC),
     (offset_of!(Header, version), 4, abi::VERSION as u64),
     (offset_of!(Header, header_bytes), 4, size_of::<Header>() as u64),
@@ -32,6 +32,7 @@ const FIELDS: [Field; 15] = [
     (offset_of!(Header, devices_offset), 8, offset_of!(ControlFile, devices) as u64),
     (offset_of!(Header, slots_offset), 8, offset_of!(ControlFile, slots) as u64),
     (offset_of!(Header, slot_devices_offset), 8, offset_of!(abi::Slot, devices) as u64),
+    (offset_of!(Header, coverage_offset), 8, offset_of!(ControlFile, coverage) as u64),
     (offset_of!(Header, sentinel_offset), 8, offset_of!(ControlFile, tail) as u64),
     (offset_of!(Header, lock_base), 8, abi::LOCK_BASE),
 ];

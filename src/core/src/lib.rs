@@ -9,8 +9,12 @@ pub mod abi;
 #[cfg(not(loom))]
 pub mod account;
 mod atomic;
+pub mod bucket;
+#[cfg(not(loom))]
+pub mod compute;
 #[cfg(not(loom))]
 pub mod control;
+pub mod coverage;
 #[cfg(not(loom))]
 pub mod device;
 #[cfg(not(loom))]

@@ -14,6 +14,7 @@ use std::time::Duration;
 use crate::abi::{self, ControlFile};
 use crate::account::{Account, lost};
 use crate::atomic::{AtomicU64, Ordering};
+use crate::compute;
 use crate::control::{Control, DeviceWords};
 use crate::device::DeviceIndex;
 use crate::dying::is_being_torn_down;
@@ -49,6 +50,10 @@ impl Slot {
     /// The file.
     pub fn control(&self) -> &Arc<Control> {
         &self.claim.control
+    }
+
+    pub(crate) fn claim(&self) -> &Arc<Claim> {
+        &self.claim
     }
 
     /// False in a child forked after the claim; the child must claim a slot of its own and leave this one alone.
@@ -238,6 +243,7 @@ fn vacate(file: &ControlFile, index: u16) -> Result<u64, Lost> {
         pages = pages.saturating_add(quota::give_all_back(&words, index).map_err(lost)?);
         if let Some(words) = slot.devices.get(device.get()) {
             words.overhead_pages.store(0, Ordering::Relaxed);
+            compute::give_back(file, words, device)?;
         }
     }
     identity::end_change(slot, &Identity::default(), abi::SLOT_FREE);

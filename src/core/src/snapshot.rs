@@ -9,7 +9,10 @@ use std::path::PathBuf;
 
 use crate::abi::{self, ControlFile, UNLIMITED};
 use crate::atomic::Ordering;
+use crate::bucket::Bucket;
+use crate::compute::monotonic_ns;
 use crate::control::{Control, entry};
+use crate::coverage::Coverage;
 use crate::device::{DeviceIndex, Uuid, UuidKind};
 use crate::error::Lost;
 use crate::identity::{self, Identity};
@@ -52,7 +55,35 @@ pub struct DeviceView {
     pub refused_count: u64,
     /// What a primary context was last measured to take, 0 while unknown.
     pub context_bytes_learned: u64,
+    /// The compute share.
+    pub compute: ComputeView,
 }
+
+/// The compute share of one device in a [`Snapshot`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ComputeView {
+    /// The share last enforced, in parts per million of the device's time; `None` if none is.
+    pub share_ppm: Option<u32>,
+    /// GPU time used so far, by all processes that ever were.
+    pub busy_ns: u64,
+    /// Launches, graphs, copies and fills so far.
+    pub work_count: u64,
+    /// Time that calls were held back, summed over all threads.
+    pub throttled_ns: u64,
+    /// How often a call was held back.
+    pub throttled_count: u64,
+    /// Wall time until all that was used is paid for.
+    pub debt_ns: u64,
+    /// GPU time used in the last [`RECENT_NS`].
+    pub recent_busy_ns: u64,
+}
+
+/// The window of [`ComputeView::recent_busy_ns`], in nanoseconds. Ends a little before now, since work is measured only
+/// when it is done.
+pub const RECENT_NS: u64 = 100_000_000;
+
+/// How long after work ends its measurement may arrive.
+const SETTLING_NS: u64 = 25_000_000;
 
 /// One process in a [`Snapshot`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,6 +114,12 @@ pub struct HoldingView {
     pub used_bytes: u64,
     /// Of that, what contexts and modules take.
     pub overhead_bytes: u64,
+    /// GPU time used so far.
+    pub busy_ns: u64,
+    /// Launches, graphs, copies and fills so far.
+    pub work_count: u64,
+    /// Time that calls were held back, summed over its threads.
+    pub throttled_ns: u64,
 }
 
 impl Control {
@@ -141,11 +178,16 @@ fn view_device(
         quota = again;
     }
     for (process, (held, overhead_pages)) in processes.iter_mut().zip(holdings) {
-        if held.used_pages > 0 {
+        let Some(words) = slot_words(file, process.slot, index) else { continue };
+        let work_count = words.work_count.load(Ordering::Relaxed);
+        if held.used_pages > 0 || work_count > 0 {
             process.devices.push(HoldingView {
                 device: index,
                 used_bytes: bytes_of_pages(held.used_pages),
                 overhead_bytes: bytes_of_pages(overhead_pages),
+                busy_ns: words.busy_ns.load(Ordering::Relaxed),
+                work_count,
+                throttled_ns: words.throttled_ns.load(Ordering::Relaxed),
             });
         }
     }
@@ -163,13 +205,36 @@ fn view_device(
         peak_bytes: bytes_of_pages(device.peak_pages.load(Ordering::Relaxed)),
         refused_count: device.refused_count.load(Ordering::Relaxed),
         context_bytes_learned: bytes_of_pages(device.context_pages_learned.load(Ordering::Relaxed)),
+        compute: view_compute(file, index)?,
     })
+}
+
+/// Reads the compute share of one device.
+fn view_compute(file: &ControlFile, index: DeviceIndex) -> Result<ComputeView, Lost> {
+    let words = &entry(file, index)?.compute;
+    let record = file.coverage.get(index.get()).ok_or(Lost::Contradictory)?;
+    let now_ns = monotonic_ns();
+    let share_ppm = u32::try_from(words.share_ppm.load(Ordering::Relaxed)).unwrap_or(0);
+    // Work counts in the record when it was measured, a few milliseconds after it ran.
+    let upto_ns = now_ns.saturating_sub(SETTLING_NS);
+    Ok(ComputeView {
+        share_ppm: (share_ppm != 0).then_some(share_ppm),
+        busy_ns: words.busy_ns.load(Ordering::Relaxed),
+        work_count: words.work_count.load(Ordering::Relaxed),
+        throttled_ns: words.throttled_ns.load(Ordering::Relaxed),
+        throttled_count: words.throttled_count.load(Ordering::Relaxed),
+        debt_ns: Bucket::new(&words.deadline_ns).debt_ns(now_ns),
+        recent_busy_ns: Coverage::new(&record.slots).busy_ns(upto_ns.saturating_sub(RECENT_NS), upto_ns),
+    })
+}
+
+fn slot_words(file: &ControlFile, slot: u16, device: DeviceIndex) -> Option<&abi::SlotDevice> {
+    file.slots.get(usize::from(slot))?.devices.get(device.get())
 }
 
 /// What a slot holds, counting the operation that `quota` names even if it is not settled yet.
 fn holding_of(file: &ControlFile, slot: u16, device: DeviceIndex, quota: Quota) -> (Holding, u64) {
-    let words = file.slots.get(usize::from(slot)).and_then(|slot| slot.devices.get(device.get()));
-    let Some(words) = words else { return Default::default() };
+    let Some(words) = slot_words(file, slot, device) else { return Default::default() };
     let overhead_pages = words.overhead_pages.load(Ordering::Relaxed);
     let settled = Holding::unpack(words.settled.load(Ordering::Acquire));
     let proposed = Holding::unpack(words.proposed.load(Ordering::Acquire));

@@ -6,7 +6,7 @@ use std::mem::{offset_of, size_of};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use vcuda_core::abi::{self, ControlFile, Device, Header, Slot, SlotDevice, Tail};
+use vcuda_core::abi::{self, BusyRecord, Compute, ControlFile, Device, Header, Slot, SlotDevice, Tail};
 use vcuda_core::control::Control;
 use vcuda_core::device::Uuid;
 
@@ -68,14 +68,18 @@ fn the_header_describes_what_the_library_maps() {
     let mut comparison = Comparison::default();
     compare!(comparison, Header as "vcuda_header": magic, version, header_bytes, file_bytes, page_bytes,
         device_capacity, slot_capacity, device_bytes, slot_bytes, slot_device_bytes, devices_offset, slots_offset,
-        slot_devices_offset, sentinel_offset, lock_base, created_unix_ns, generation, ready, slots_ever_claimed);
+        slot_devices_offset, coverage_offset, sentinel_offset, lock_base, created_unix_ns, generation, ready, slots_ever_claimed);
     compare!(comparison, Device as "vcuda_device": uuid_high, uuid_low, quota, limit_bytes, physical_bytes,
-        peak_pages, refused_count, context_pages_learned, kind, reserved);
-    compare!(comparison, SlotDevice as "vcuda_slot_device": settled, proposed, overhead_pages, reserved);
+        peak_pages, refused_count, context_pages_learned, kind, reserved, compute);
+    compare!(comparison, Compute as "vcuda_compute": deadline_ns, share_ppm, work_count, busy_ns, throttled_ns,
+        throttled_count, forgiven_ns, reserved);
+    compare!(comparison, BusyRecord as "vcuda_busy_record": slots);
+    compare!(comparison, SlotDevice as "vcuda_slot_device": settled, proposed, overhead_pages,
+        unsettled_ns, done_by_ns, work_count, busy_ns, throttled_ns);
     compare!(comparison, Slot as "vcuda_slot": state, pid, uid, pid_namespace, start_time_ticks, started_unix_ns,
         name, found_dead_ns, reserved, devices);
     compare!(comparison, Tail as "vcuda_tail": reserved, sentinel);
-    compare!(comparison, ControlFile as "vcuda_control": header, devices, slots, tail);
+    compare!(comparison, ControlFile as "vcuda_control": header, devices, slots, coverage, tail);
     for (name, value) in [
         ("VCUDA_MAGIC", abi::MAGIC),
         ("VCUDA_SENTINEL", abi::SENTINEL),
@@ -87,6 +91,8 @@ fn the_header_describes_what_the_library_maps() {
         ("VCUDA_NAME_BYTES", abi::NAME_BYTES as u64),
         ("VCUDA_LOCK_BASE", abi::LOCK_BASE),
         ("VCUDA_UNLIMITED", abi::UNLIMITED),
+        ("VCUDA_COVERAGE_SLOTS", vcuda_core::coverage::SLOTS as u64),
+        ("VCUDA_COVERAGE_SLOT_NS", vcuda_core::coverage::SLOT_NS),
         ("VCUDA_DEVICE_GPU", abi::DEVICE_GPU),
         ("VCUDA_DEVICE_MIG", abi::DEVICE_MIG),
         ("VCUDA_SLOT_FREE", abi::SLOT_FREE),

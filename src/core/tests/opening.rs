@@ -120,7 +120,7 @@ fn files_of_another_make_are_refused() {
         refused(&path, remedy)
     };
     let error =
-        expect(offset_of!(Header, version), &[7, 0, 0, 0], "version 7, this library speaks 1: remove it");
+        expect(offset_of!(Header, version), &[7, 0, 0, 0], "version 7, this library speaks 2: remove it");
     assert!(matches!(error.kind(), Kind::WrongVersion { found: 7 }));
     assert!(matches!(expect(offset_of!(Header, ready), &[0], "remove it").kind(), Kind::NotReady));
     assert!(matches!(expect(offset_of!(Header, generation), &[0; 8], "remove it").kind(), Kind::WrongLayout));
@@ -228,7 +228,7 @@ fn a_full_disk_is_reported_and_leaves_nothing() {
             // SAFETY: ends this child.
             unsafe { libc::_exit(77) }
         }
-        let error = refused(&directory.path().join("control"), "no space left for its 2192 KiB");
+        let error = refused(&directory.path().join("control"), "no space left for its 8344 KiB");
         assert!(matches!(error.kind(), Kind::NoSpace));
         assert_eq!(names(directory.path()), Vec::<String>::new());
     });
