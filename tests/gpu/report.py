@@ -50,9 +50,9 @@ def markdown(where: dict, sections: list[Section]) -> str:
     return "\n".join(lines)
 
 
-def write(folder: Path, where: dict, sections: list[Section]) -> None:
+def write(folder: Path, where: dict, sections: list[Section], name: str = "gpu-memory") -> None:
     """Writes both forms; called after every section, so that what there is survives."""
     folder.mkdir(parents=True, exist_ok=True)
     record = {"where": where, "sections": [asdict(section) for section in sections]}
-    (folder / "gpu-memory.json").write_text(json.dumps(record, indent=1))
-    (folder / "gpu-memory.md").write_text(markdown(where, sections))
+    (folder / f"{name}.json").write_text(json.dumps(record, indent=1))
+    (folder / f"{name}.md").write_text(markdown(where, sections))

@@ -148,11 +148,12 @@ class Child:
 
 
 class Slice:
-    """A container: a control file and a limit. Without a limit the library is preloaded and limits nothing."""
+    """A container: a control file and limits. Without any the library is preloaded and limits nothing."""
 
-    def __init__(self, machine: "Machine", limit: str | None):
+    def __init__(self, machine: "Machine", limit: str | None, cores: float | None = None):
         self.machine = machine
         self.limit = limit
+        self.cores = cores
         self.control = Path(tempfile.mkdtemp(prefix="slice-", dir=machine.scratch)) / "control"
 
     def environment(self) -> dict[str, str]:
@@ -161,6 +162,8 @@ class Slice:
         environment["VCUDA_CONTROL_FILE"] = str(self.control)
         if self.limit:
             environment["VCUDA_MEMORY_LIMIT"] = self.limit
+        if self.cores is not None:
+            environment["VCUDA_CORE_LIMIT"] = f"{self.cores:g}"
         return environment
 
 
@@ -205,8 +208,8 @@ class Machine:
         environment["PYTHONUNBUFFERED"] = "1"
         return environment
 
-    def slice(self, limit: str | None) -> Slice:
-        return Slice(self, limit)
+    def slice(self, limit: str | None, cores: float | None = None) -> Slice:
+        return Slice(self, limit, cores)
 
     def program(self, name: str) -> str:
         """Compiles a test program."""
