@@ -11,7 +11,7 @@ mod slices;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
-/// Run unchanged CUDA programs inside an exact GPU memory quota
+/// Run unchanged CUDA programs inside an exact slice of a GPU: of its memory, and of its time
 #[derive(Parser)]
 #[command(name = "vcuda", version, max_term_width = 100)]
 struct Arguments {
@@ -21,9 +21,9 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run a command, and all it starts, under a memory limit
+    /// Run a command, and all it starts, under limits of GPU memory and GPU time
     Run(run::Run),
-    /// Show who holds how much GPU memory, and of which quota
+    /// Show who holds how much GPU memory and uses how much GPU time, and of which limits
     Ps(ps::Ps),
     /// Show what was found here, and what can't be enforced and why
     Doctor(doctor::Doctor),

@@ -197,7 +197,7 @@ mod tests {
     use super::*;
     use vcuda_core::device::{DeviceIndex, Uuid};
     use vcuda_core::identity::Identity;
-    use vcuda_core::snapshot::HoldingView;
+    use vcuda_core::snapshot::{ComputeView, HoldingView};
 
     const MIB: u64 = 1 << 20;
 
@@ -213,13 +213,20 @@ mod tests {
             peak_bytes: 2150 * MIB,
             refused_count: 3,
             context_bytes_learned: 0,
+            compute: ComputeView::default(),
         }
     }
 
     fn process(pid: u32, name: &str, alive: bool, used_bytes: u64) -> ProcessView {
         let identity = Identity { pid, name: name.to_owned(), pid_namespace: 1, ..Identity::default() };
-        let held =
-            HoldingView { device: DeviceIndex::new(0).unwrap(), used_bytes, overhead_bytes: used_bytes / 2 };
+        let held = HoldingView {
+            device: DeviceIndex::new(0).unwrap(),
+            used_bytes,
+            overhead_bytes: used_bytes / 2,
+            busy_ns: 0,
+            work_count: 0,
+            throttled_ns: 0,
+        };
         ProcessView { slot: 0, identity, alive: Some(alive), devices: vec![held] }
     }
 

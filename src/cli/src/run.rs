@@ -1,4 +1,4 @@
-//! `vcuda run`: starts a command under a limit and waits for it.
+//! `vcuda run`: starts a command under limits and waits for it.
 //!
 //! The command keeps its terminal, its signals and its exit status: 128 plus the signal if one ended it, as
 //! shells say it. Errors of our own exit with 125, 126 (can't be executed) or 127 (not found).
@@ -18,7 +18,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use vcuda_core::control::Control;
 use vcuda_core::limits::{
-    CONTROL_FILE_VARIABLE, LIMITS_FILE_VARIABLE, Limits, MEMORY_LIMIT_VARIABLE, SYSTEM_FILE, Source,
+    CONTROL_FILE_VARIABLE, CORE_LIMIT_VARIABLE, LIMITS_FILE_VARIABLE, Limits, MEMORY_LIMIT_VARIABLE,
+    Overrides, SYSTEM_FILE, Source,
 };
 
 /// Exit status for what goes wrong before the command starts.
@@ -34,10 +35,13 @@ pub struct Run {
     /// GPU memory limit: 4GiB or 50% for every GPU, or 0=4GiB,GPU-8932f937=50% for single ones
     #[arg(short, long, value_name = "LIMIT")]
     memory: Option<String>,
+    /// GPU time limit in percent: 30 for every GPU, or 0=30,GPU-8932f937=12.5 for single ones
+    #[arg(long, value_name = "LIMIT")]
+    cores: Option<String>,
     /// Take the limits from this JSON file
-    #[arg(long, value_name = "FILE", conflicts_with = "memory")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["memory", "cores"])]
     limits_file: Option<PathBuf>,
-    /// Share the quota with everything else that uses this control file [default: a new one for this run]
+    /// Share the limits with everything else that uses this control file [default: a new one for this run]
     #[arg(long, value_name = "FILE")]
     control_file: Option<PathBuf>,
     /// The command and its arguments
@@ -67,12 +71,7 @@ impl Run {
         let mut command = Command::new(program);
         command.args(arguments);
         command.env(PRELOAD_VARIABLE, preload(&library, std::env::var_os(PRELOAD_VARIABLE).as_deref())?);
-        if let Some(limit) = &self.memory {
-            command.env(MEMORY_LIMIT_VARIABLE, limit).env_remove(LIMITS_FILE_VARIABLE);
-        }
-        if let Source::File(path) = limits.source() {
-            command.env(LIMITS_FILE_VARIABLE, path);
-        }
+        self.pass_on(&limits, &mut command);
         if let ControlFile::Own(path) | ControlFile::Shared(Some(path)) = &control_file {
             command.env(CONTROL_FILE_VARIABLE, path);
         }
@@ -94,27 +93,63 @@ impl Run {
         }
     }
 
+    /// Puts the limits into the environment of the command.
+    fn pass_on(&self, limits: &Limits, command: &mut Command) {
+        if let Some(limit) = &self.memory {
+            command.env(MEMORY_LIMIT_VARIABLE, limit);
+        }
+        if let Some(limit) = &self.cores {
+            command.env(CORE_LIMIT_VARIABLE, limit);
+        }
+        if self.has_limit_options() {
+            command.env_remove(LIMITS_FILE_VARIABLE);
+        }
+        if let Source::File(path) = limits.source() {
+            command.env(LIMITS_FILE_VARIABLE, path);
+        }
+        if self.limits_file.is_some() {
+            // Void beside the file, and the command would say so.
+            command.env_remove(MEMORY_LIMIT_VARIABLE).env_remove(CORE_LIMIT_VARIABLE);
+        }
+    }
+
+    fn has_limit_options(&self) -> bool {
+        self.memory.is_some() || self.cores.is_some()
+    }
+
     /// The limits that will hold in the command, read by the same parser as there.
     fn limits(&self) -> Result<Limits> {
-        let chosen_here = self.memory.is_some() || self.limits_file.is_some() || self.control_file.is_some();
+        let chosen_here =
+            self.has_limit_options() || self.limits_file.is_some() || self.control_file.is_some();
         if chosen_here && Path::new(SYSTEM_FILE).exists() {
             bail!(
                 "{SYSTEM_FILE} sets the limits here and can't be overruled; run without options, or change it"
             );
         }
-        if let Some(text) = &self.memory {
-            return Ok(Limits::from_text("--memory", text)?);
+        let inherited = |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
+        if self.has_limit_options() {
+            let overrides = Overrides {
+                memory: self.memory.as_deref().map(|text| ("--memory", text)),
+                cores: self.cores.as_deref().map(|text| ("--cores", text)),
+            };
+            let mut limits = Limits::from_overrides(&overrides, &inherited)?;
+            if inherited(LIMITS_FILE_VARIABLE).is_some() {
+                limits.warnings.push(format!(
+                    "{LIMITS_FILE_VARIABLE} is ignored: the command line sets the limits here"
+                ));
+            }
+            return Ok(limits);
         }
         let limits_file = self.limits_file.as_deref().map(std::path::absolute).transpose()?;
         let variable = |name: &str| match &limits_file {
             Some(path) if name == LIMITS_FILE_VARIABLE => Some(path.to_string_lossy().into_owned()),
             // What was said on the command line outranks what was in the environment, without a warning.
-            Some(_) if name == MEMORY_LIMIT_VARIABLE => None,
-            _ => std::env::var_os(name).map(|value| value.to_string_lossy().into_owned()),
+            Some(_) if [MEMORY_LIMIT_VARIABLE, CORE_LIMIT_VARIABLE].contains(&name) => None,
+            _ => inherited(name),
         };
         let limits = Limits::load(&variable, &vcuda_core::limits::read_file)?;
         if limits.source() == &Source::Nothing {
-            bail!("no limit given: say --memory 4GiB, or --limits-file FILE");
+            bail!("no limit given: say --memory 4GiB, --cores 30, or --limits-file FILE");
         }
         Ok(limits)
     }

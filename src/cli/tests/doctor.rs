@@ -32,6 +32,15 @@ fn a_wrong_limit_is_found() {
 }
 
 #[test]
+fn a_wrong_share_is_found() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vcuda"));
+    let output = command.arg("doctor").env("VCUDA_CORE_LIMIT", "130").output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("VCUDA_CORE_LIMIT: \"130\" is more than the whole GPU"), "{text}");
+}
+
+#[test]
 fn the_report_fits_a_terminal() {
     let (_, text) = doctor(&[]);
     assert!(text.lines().filter(|line| !line.contains('/')).all(|line| line.chars().count() <= 80), "{text}");

@@ -17,7 +17,9 @@ fn harmless_library() -> PathBuf {
 fn vcuda(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vcuda"));
     command.args(arguments).env("VCUDA_LIBRARY", harmless_library());
-    for name in ["LD_PRELOAD", "VCUDA_MEMORY_LIMIT", "VCUDA_LIMITS_FILE", "VCUDA_CONTROL_FILE"] {
+    for name in
+        ["LD_PRELOAD", "VCUDA_MEMORY_LIMIT", "VCUDA_CORE_LIMIT", "VCUDA_LIMITS_FILE", "VCUDA_CONTROL_FILE"]
+    {
         command.env_remove(name);
     }
     command
@@ -130,11 +132,58 @@ fn limits_may_come_from_a_file_or_the_environment() {
 }
 
 #[test]
+fn each_kind_of_limit_may_be_given_alone() {
+    let script = r#"echo "${VCUDA_MEMORY_LIMIT-none} ${VCUDA_CORE_LIMIT-none} ${VCUDA_LIMITS_FILE-none}""#;
+    let seen = |arguments: &[&str], variables: &[(&str, &str)]| {
+        let mut command = vcuda(&[&["run"], arguments, &["sh", "-c", script]].concat());
+        stdout(&command.envs(variables.iter().copied()).output().unwrap())
+    };
+    assert_eq!(seen(&["--cores", "30"], &[]), "none 30 none\n");
+    assert_eq!(seen(&["--cores", "0=30,1=12.5%", "-m", "4GiB"], &[]), "4GiB 0=30,1=12.5% none\n");
+    assert_eq!(seen(&[], &[("VCUDA_CORE_LIMIT", "30")]), "none 30 none\n");
+    assert_eq!(seen(&["-m", "1G"], &[("VCUDA_CORE_LIMIT", "30")]), "1G 30 none\n", "the rest stays");
+    assert_eq!(seen(&["--cores", "50"], &[("VCUDA_CORE_LIMIT", "wrong")]), "none 50 none\n");
+    assert_eq!(seen(&["--cores", "100"], &[]), "none 100 none\n", "no limit, but what was asked for");
+}
+
+#[test]
+fn a_limits_file_and_limits_on_the_command_line_do_not_mix() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("limits.json");
+    fs::write(&file, r#"{"version":1,"default":{"cores":50}}"#).unwrap();
+    let script = r#"echo "${VCUDA_CORE_LIMIT-none} ${VCUDA_LIMITS_FILE-none}""#;
+    let path = file.to_str().unwrap();
+    let mut command = vcuda(&["run", "--limits-file", path, "sh", "-c", script]);
+    let output = command.env("VCUDA_CORE_LIMIT", "30").output().unwrap();
+    assert_eq!(stdout(&output), format!("none {path}\n"));
+    assert!(output.stderr.is_empty(), "{output:?}");
+    let mut command = vcuda(&["run", "--cores", "30", "sh", "-c", script]);
+    let output = command.env("VCUDA_LIMITS_FILE", path).output().unwrap();
+    assert_eq!(stdout(&output), "30 none\n");
+    let warning = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(warning, "vcuda: VCUDA_LIMITS_FILE is ignored: the command line sets the limits here\n");
+    let both = vcuda(&["run", "--cores", "30", "--limits-file", path, "true"]).output().unwrap();
+    assert_eq!(both.status.code(), Some(2));
+}
+
+#[test]
 fn mistakes_are_told_before_anything_starts() {
     assert!(own_error(&["run", "true"]).contains("no limit given: say --memory 4GiB"));
     assert!(
         own_error(&["run", "-m", "4X", "true"]).starts_with("vcuda: --memory: \"4X\" has an unknown unit")
     );
+    for (text, problem) in [
+        ("0", "\"0\" is no GPU time at all; write 1 to 100"),
+        ("101", "\"101\" is more than the whole GPU"),
+        ("half", "\"half\" is not a percentage"),
+        ("", "\"\" is empty"),
+        ("0=30,0=50", "GPU 0 is given twice"),
+        ("30,50", "\"30\" does not say which GPU it is for"),
+    ] {
+        let told = own_error(&["run", "--cores", text, "true"]);
+        assert!(told.starts_with("vcuda: --cores: ") && told.contains(problem), "{told}");
+    }
+    assert!(own_error(&["run", "--cores=-5", "true"]).contains("\"-5\" is negative"));
     let missing = own_error(&["run", "--limits-file", "/nowhere.json", "true"]);
     assert!(missing.contains("there is no file \"/nowhere.json\""), "{missing}");
     let nowhere = own_error(&["run", "-m", "1G", "--control-file", "/nowhere/job", "true"]);

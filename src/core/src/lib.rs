@@ -16,6 +16,8 @@ pub mod compute;
 pub mod control;
 pub mod coverage;
 #[cfg(not(loom))]
+mod decimal;
+#[cfg(not(loom))]
 pub mod device;
 #[cfg(not(loom))]
 mod dying;
@@ -34,6 +36,8 @@ pub mod location;
 pub mod quota;
 #[cfg(not(loom))]
 mod region;
+#[cfg(not(loom))]
+pub mod share;
 #[cfg(not(loom))]
 pub mod slots;
 #[cfg(not(loom))]

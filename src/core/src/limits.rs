@@ -1,4 +1,4 @@
-//! Memory limits as a person writes them: in environment variables or in a JSON file.
+//! Limits as a person writes them, of memory and of GPU time: in environment variables or in a JSON file.
 //!
 //! Owns the names of the variables, the grammar and the precedence; knows nothing of CUDA. Parsing is pure:
 //! the environment and the files come in as closures. Must never panic, whatever the text, because it runs
@@ -7,11 +7,13 @@
 //!
 //! Precedence, highest first:
 //! 1. [`SYSTEM_FILE`], which needs no variable to be found and makes all limit variables void;
-//! 2. the file that `VCUDA_LIMITS_FILE` names, which makes `VCUDA_MEMORY_LIMIT` void;
-//! 3. `VCUDA_MEMORY_LIMIT`;
-//! 4. `CUDA_DEVICE_MEMORY_LIMIT` and `CUDA_DEVICE_MEMORY_LIMIT_<index>`, as HAMi writes them.
+//! 2. the file that `VCUDA_LIMITS_FILE` names, which makes all but `VCUDA_CONTROL_FILE` void;
+//! 3. `VCUDA_MEMORY_LIMIT` and `VCUDA_CORE_LIMIT`, each by itself;
+//! 4. where one of those is absent, what HAMi writes in its place: `CUDA_DEVICE_MEMORY_LIMIT` and
+//!    `CUDA_DEVICE_SM_LIMIT`, alone and with `_<index>`.
 
 mod amount;
+mod entry;
 mod environment;
 mod error;
 mod file;
@@ -23,12 +25,14 @@ mod source;
 mod tests;
 
 pub use amount::Amount;
+pub use entry::Entry;
 pub use error::LimitsError;
 pub use file::{MAX_FILE_BYTES, read_file};
 pub use gpu::{Gpu, Selector};
 pub use log_level::LogLevel;
 pub use source::Source;
 
+use crate::share::Share;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -36,11 +40,11 @@ use std::path::{Path, PathBuf};
 pub const SYSTEM_FILE: &str = "/etc/vcuda/limits.json";
 /// Names a limits file elsewhere.
 pub const LIMITS_FILE_VARIABLE: &str = "VCUDA_LIMITS_FILE";
-/// The limit itself: one amount for every GPU, or `index=amount` and `GPU-uuid=amount`, comma-separated.
+/// The memory limit: one amount for every GPU, or `index=amount` and `GPU-uuid=amount`, comma-separated.
 pub const MEMORY_LIMIT_VARIABLE: &str = "VCUDA_MEMORY_LIMIT";
 /// Names the control file, where the default place will not do. An absolute path.
 pub const CONTROL_FILE_VARIABLE: &str = "VCUDA_CONTROL_FILE";
-/// Reserved: asking for a compute limit is an error as long as none would be kept.
+/// The compute limit: one percentage of the GPU's time for every GPU, or as in `VCUDA_MEMORY_LIMIT` for each.
 pub const CORE_LIMIT_VARIABLE: &str = "VCUDA_CORE_LIMIT";
 /// How much is written to standard error: `off`, `error`, `warn` (the default), `info` or `debug`.
 pub const LOG_VARIABLE: &str = "VCUDA_LOG";
@@ -59,19 +63,39 @@ pub struct Limits {
     pub log_level: LogLevel,
     /// One line each on what was understood but is not as its author may think; for the warning log.
     pub warnings: Vec<String>,
+    /// One line each on what was understood and is worth knowing only when one looks.
+    pub notes: Vec<String>,
     source: Source,
-    entries: Vec<Entry>,
+    memory: Vec<Entry<Amount>>,
+    cores: Vec<Entry<Share>>,
 }
 
-/// One limit, and where it was written.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
-    /// The GPU or GPUs it holds for.
-    pub selector: Selector,
-    /// How much memory.
-    pub amount: Amount,
-    /// Variable, or file with line, column and key: where to look for it.
-    pub place: String,
+/// What is said elsewhere than in variables, such as on a command line, and outranks them. Each is a name for
+/// errors, such as `--memory`, and a text in the grammar of the variable.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Overrides<'a> {
+    /// In place of `VCUDA_MEMORY_LIMIT` and HAMi's variables for memory.
+    pub memory: Option<(&'a str, &'a str)>,
+    /// In place of `VCUDA_CORE_LIMIT` and HAMi's variables for compute.
+    pub cores: Option<(&'a str, &'a str)>,
+}
+
+/// The limits of one GPU.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DeviceLimits {
+    /// Memory in bytes: at least 1, never above the GPU's physical memory; `None` without a limit.
+    pub memory_bytes: Option<u64>,
+    /// Share of its time, never all of it; `None` without a limit.
+    pub share: Option<Share>,
+}
+
+/// What was written for one GPU.
+#[derive(Debug, Clone, Copy)]
+pub struct DeviceEntries<'a> {
+    /// Its memory limit.
+    pub memory: Option<&'a Entry<Amount>>,
+    /// Its share, which may be all.
+    pub cores: Option<&'a Entry<Share>>,
 }
 
 impl Limits {
@@ -91,19 +115,16 @@ impl Limits {
         Limits::load(&variable, &read_file)
     }
 
-    /// The limits that `text` stands for, in the grammar of `VCUDA_MEMORY_LIMIT`. `place` names the text in
-    /// errors, such as `--memory`.
-    pub fn from_text(place: &str, text: &str) -> Result<Limits, LimitsError> {
-        let entries = environment::parse_list(place, text)?;
-        let mut limits = Limits::none(Source::Environment);
-        limits.warnings.extend(entries.iter().filter_map(environment::small_amount_warning));
-        limits.entries = entries;
-        Ok(limits)
+    /// The limits of `overrides`, and of the variables for what those leave open. Reads no file, and leaves
+    /// open which control file to use.
+    pub fn from_overrides(overrides: &Overrides, environment: Environment) -> Result<Limits, LimitsError> {
+        environment::load_over(overrides, environment)
     }
 
-    /// Whether no limit was configured at all, so that programs run as if this project were absent.
+    /// Whether no limit was configured at all, or none but 100 % of the time, so that programs run as if this
+    /// project were absent.
     pub fn is_unlimited(&self) -> bool {
-        self.entries.is_empty()
+        self.memory.is_empty() && self.cores.iter().all(|entry| entry.value.is_whole())
     }
 
     /// Where the limits come from.
@@ -111,35 +132,34 @@ impl Limits {
         &self.source
     }
 
-    /// The limits as written, in order.
-    pub fn entries(&self) -> &[Entry] {
-        &self.entries
+    /// The memory limits as written, in order.
+    pub fn memory(&self) -> &[Entry<Amount>] {
+        &self.memory
     }
 
-    /// The limit in bytes of each of `gpus`, in their order; `None` where there is none. Never above the
-    /// GPU's physical memory, and at least 1.
+    /// The shares of GPU time as written, in order.
+    pub fn cores(&self) -> &[Entry<Share>] {
+        &self.cores
+    }
+
+    /// The limits of each of `gpus`, in their order.
     ///
     /// `gpus` must be all GPUs of the machine or container, visible to CUDA or not, or a limit for a hidden
-    /// one would be taken for a mistake. Fails if an entry names a GPU that is not there, or two name one.
-    pub fn resolve(&self, gpus: &[Gpu]) -> Result<Vec<Option<u64>>, LimitsError> {
-        let every = self.entries.iter().find(|entry| entry.selector == Selector::Every);
-        let mut chosen: Vec<Option<&Entry>> = vec![None; gpus.len()];
-        for entry in self.entries.iter().filter(|entry| entry.selector != Selector::Every) {
-            let position = entry.selector.find(gpus).map_err(|error| error.at(&entry.place))?;
-            let Some(slot) = chosen.get_mut(position) else { continue };
-            if let Some(other) = slot {
-                return Err(LimitsError::new(
-                    &entry.place,
-                    format!("{} and {} are the same GPU", other.selector, entry.selector),
-                    "give each GPU one limit",
-                ));
-            }
-            *slot = Some(entry);
-        }
-        let limit_bytes = |(gpu, entry): (&Gpu, Option<&Entry>)| {
-            entry.or(every).map(|entry| entry.amount.of(gpu.physical_bytes))
+    /// one would be taken for a mistake. Fails if an entry names a GPU that is not there, or two of a kind
+    /// name one.
+    pub fn resolve(&self, gpus: &[Gpu]) -> Result<Vec<DeviceLimits>, LimitsError> {
+        let limits = |(gpu, entries): (&Gpu, DeviceEntries)| DeviceLimits {
+            memory_bytes: entries.memory.map(|entry| entry.value.of(gpu.physical_bytes)),
+            share: entries.cores.map(|entry| entry.value).filter(|share| !share.is_whole()),
         };
-        Ok(gpus.iter().zip(chosen).map(limit_bytes).collect())
+        Ok(gpus.iter().zip(self.entries_of(gpus)?).map(limits).collect())
+    }
+
+    /// What [`Limits::resolve`] goes by: the entries that hold for each of `gpus`, in their order.
+    pub fn entries_of(&self, gpus: &[Gpu]) -> Result<Vec<DeviceEntries<'_>>, LimitsError> {
+        let memory = entry::choose(&self.memory, gpus)?;
+        let cores = entry::choose(&self.cores, gpus)?;
+        Ok(memory.into_iter().zip(cores).map(|(memory, cores)| DeviceEntries { memory, cores }).collect())
     }
 
     fn none(source: Source) -> Limits {
@@ -147,23 +167,12 @@ impl Limits {
             control_file: None,
             log_level: LogLevel::default(),
             warnings: Vec::new(),
+            notes: Vec::new(),
             source,
-            entries: Vec::new(),
+            memory: Vec::new(),
+            cores: Vec::new(),
         }
     }
-}
-
-/// Adds `entry` unless its GPU already has one.
-fn push_entry(entries: &mut Vec<Entry>, entry: Entry) -> Result<(), LimitsError> {
-    if entries.iter().any(|other| other.selector == entry.selector) {
-        return Err(LimitsError::new(
-            &entry.place,
-            format!("{} is given twice", entry.selector),
-            "give each GPU one limit",
-        ));
-    }
-    entries.push(entry);
-    Ok(())
 }
 
 /// Accepts a control file path, which must mean the same file in every process whatever its directory.

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use vcuda_core::control::Control;
 use vcuda_core::device::DeviceIndex;
 use vcuda_core::error::{ControlError, Lost};
-use vcuda_core::limits::{Limits, LimitsError, LogLevel};
+use vcuda_core::limits::{DeviceLimits, Limits, LimitsError, LogLevel};
 use vcuda_core::location::{default_path, default_path_to_read};
 use vcuda_core::slots::Slot;
 use vcuda_driver::cuda::types::{CUcontext, CUdevice, CUstream};
@@ -133,14 +133,14 @@ impl Slice {
         let devices = driver::devices().map_err(StartError::Driver)?;
         let found = container::gpus(&devices);
         let gpus: Vec<_> = found.iter().map(|found| found.gpu.clone()).collect();
-        let limit_bytes = limits.resolve(&gpus).map_err(StartError::Limits)?;
+        let limits_here = limits.resolve(&gpus).map_err(StartError::Limits)?;
         let control = control_path(limits).and_then(Control::open_or_create).map_err(StartError::Control)?;
         let slot = control.claim(&program_name()).map_err(StartError::Control)?;
         let mut quotas = Vec::with_capacity(devices.len());
         for device in &devices {
             let here =
-                found.iter().zip(&limit_bytes).find(|(found, _)| found.gpu.uuid.bytes() == device.uuid);
-            let Some((found, &Some(limit_bytes))) = here else {
+                found.iter().zip(&limits_here).find(|(found, _)| found.gpu.uuid.bytes() == device.uuid);
+            let Some((found, &DeviceLimits { memory_bytes: Some(limit_bytes), .. })) = here else {
                 quotas.push(None);
                 continue;
             };
@@ -281,6 +281,9 @@ pub fn configured() -> Result<Option<&'static Limits>, &'static LimitsError> {
         if let Ok(limits) = &limits {
             for warning in &limits.warnings {
                 log::warning!("{warning}");
+            }
+            for note in &limits.notes {
+                log::info!("{note}");
             }
         }
         limits

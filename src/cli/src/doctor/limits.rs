@@ -2,7 +2,8 @@
 
 use super::finding::Finding;
 use crate::size;
-use vcuda_core::limits::{Amount, Gpu, Limits, MEMORY_LIMIT_VARIABLE};
+use vcuda_core::limits::{Amount, CORE_LIMIT_VARIABLE, Entry, Gpu, Limits, MEMORY_LIMIT_VARIABLE};
+use vcuda_core::share::Share;
 
 /// Findings about the configuration, resolved against `gpus` where there are any.
 pub fn examine(gpus: &[Gpu]) -> Vec<Finding> {
@@ -18,30 +19,58 @@ pub fn examine(gpus: &[Gpu]) -> Vec<Finding> {
 fn findings(limits: &Limits, gpus: &[Gpu]) -> Vec<Finding> {
     let mut findings: Vec<Finding> =
         limits.warnings.iter().map(|warning| Finding::warning(warning, "remove what is not meant")).collect();
-    if limits.is_unlimited() {
+    findings.extend(limits.notes.iter().map(Finding::note));
+    if limits.memory().is_empty() && limits.cores().is_empty() {
         findings.push(Finding::note(format!(
-            "none set here; vcuda run --memory 4GiB, {MEMORY_LIMIT_VARIABLE} or a limits file sets one"
+            "none set here; vcuda run --memory 4GiB --cores 30, {MEMORY_LIMIT_VARIABLE}, {CORE_LIMIT_VARIABLE} or a \
+             limits file sets them"
         )));
         return findings;
     }
     if gpus.is_empty() {
-        for entry in limits.entries() {
-            findings
-                .push(Finding::note(format!("{} for {} ({})", entry.amount, entry.selector, entry.place)));
-        }
+        let memory =
+            limits.memory().iter().map(|entry| (entry.value.to_string(), &entry.selector, &entry.place));
+        let cores = limits.cores().iter().map(|entry| (of_time(entry.value), &entry.selector, &entry.place));
+        let all = memory.chain(cores);
+        findings.extend(all.map(|(limit, gpu, place)| Finding::note(format!("{limit} for {gpu} ({place})"))));
         return findings;
     }
-    // CUDA's figure for a GPU's memory, which shares are of, is not asked here: that would start CUDA.
-    let has_shares = limits.entries().iter().any(|entry| matches!(entry.amount, Amount::Share(_)));
-    let about = if has_shares { "about " } else { "" };
-    match limits.resolve(gpus) {
+    match limits.entries_of(gpus) {
         Err(error) => findings.push(Finding::problem(error.to_string(), "correct it there")),
-        Ok(resolved) => findings.extend(gpus.iter().zip(resolved).map(|(gpu, limit)| {
-            let limit = limit.map_or("no limit".to_owned(), |limit| format!("{about}{}", size::text(limit)));
-            Finding::good(format!("GPU {}: {limit} ({})", gpu.index, limits.source()))
+        Ok(resolved) => findings.extend(gpus.iter().zip(resolved).map(|(gpu, entries)| {
+            Finding::good(format!(
+                "GPU {}: {}; {}",
+                gpu.index,
+                memory(entries.memory, gpu),
+                compute(entries.cores)
+            ))
         })),
     }
     findings
+}
+
+/// `4.00 GiB (VCUDA_MEMORY_LIMIT)`.
+fn memory(entry: Option<&Entry<Amount>>, gpu: &Gpu) -> String {
+    let Some(Entry { value, place, .. }) = entry else { return "no memory limit".to_owned() };
+    // CUDA's figure for a GPU's memory, which shares are of, is not asked here: that would start CUDA.
+    let about = if matches!(value, Amount::Share(_)) { "about " } else { "" };
+    format!("{about}{} ({place})", size::text(value.of(gpu.physical_bytes)))
+}
+
+/// `30 % of its time (VCUDA_CORE_LIMIT)`.
+fn compute(entry: Option<&Entry<Share>>) -> String {
+    match entry {
+        None => "no compute limit".to_owned(),
+        Some(Entry { value, place, .. }) => format!("{} ({place})", of_time(*value)),
+    }
+}
+
+fn of_time(share: Share) -> String {
+    if share.is_whole() {
+        "all of its time, which is no limit".to_owned()
+    } else {
+        format!("{share} of its time")
+    }
 }
 
 #[cfg(test)]
@@ -54,17 +83,50 @@ mod tests {
         vec![Gpu { index: 0, uuid: Uuid::gpu([1; 16]), physical_bytes: 8 << 30 }]
     }
 
+    fn limits(variables: &[(&str, &str)]) -> Limits {
+        let variable = |name: &str| {
+            variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.to_string())
+        };
+        Limits::load(&variable, &|_| Ok(None)).unwrap()
+    }
+
     #[test]
-    fn limits_are_shown_per_gpu() {
-        let limits = Limits::from_text("VCUDA_MEMORY_LIMIT", "50%").unwrap();
-        assert_eq!(findings(&limits, &gpus()), [Finding::good("GPU 0: about 4.00 GiB (VCUDA_MEMORY_LIMIT)")]);
-        let unresolved = findings(&limits, &[]);
-        assert_eq!(unresolved[0].what, "50% for every GPU (VCUDA_MEMORY_LIMIT)");
+    fn limits_are_shown_per_gpu_and_with_their_place() {
+        let memory = limits(&[("VCUDA_MEMORY_LIMIT", "50%")]);
+        assert_eq!(
+            findings(&memory, &gpus()),
+            [Finding::good("GPU 0: about 4.00 GiB (VCUDA_MEMORY_LIMIT); no compute limit")]
+        );
+        let cores = limits(&[("VCUDA_CORE_LIMIT", "0=12.5")]);
+        assert_eq!(
+            findings(&cores, &gpus()),
+            [Finding::good("GPU 0: no memory limit; 12.5 % of its time (VCUDA_CORE_LIMIT)")]
+        );
+        let both = limits(&[("VCUDA_MEMORY_LIMIT", "4GiB"), ("CUDA_DEVICE_SM_LIMIT", "30")]);
+        let unresolved: Vec<_> = findings(&both, &[]).into_iter().map(|finding| finding.what).collect();
+        assert_eq!(
+            unresolved,
+            [
+                "4GiB for every GPU (VCUDA_MEMORY_LIMIT)",
+                "30 % of its time for every GPU (CUDA_DEVICE_SM_LIMIT)"
+            ]
+        );
+        let whole = limits(&[("VCUDA_CORE_LIMIT", "100")]);
+        assert!(findings(&whole, &gpus())[0].what.contains("all of its time, which is no limit"));
     }
 
     #[test]
     fn a_limit_for_a_missing_gpu_is_a_problem() {
-        let limits = Limits::from_text("VCUDA_MEMORY_LIMIT", "3=1GiB").unwrap();
-        assert_eq!(findings(&limits, &gpus())[0].level, Level::Problem);
+        for (variable, text) in [("VCUDA_MEMORY_LIMIT", "3=1GiB"), ("VCUDA_CORE_LIMIT", "3=30")] {
+            assert_eq!(findings(&limits(&[(variable, text)]), &gpus())[0].level, Level::Problem);
+        }
+    }
+
+    #[test]
+    fn what_hami_takes_for_no_limit_is_noted() {
+        let found = findings(&limits(&[("CUDA_DEVICE_SM_LIMIT", "0")]), &gpus());
+        assert_eq!(found[0].level, Level::Note);
+        assert!(found[0].what.starts_with("CUDA_DEVICE_SM_LIMIT=0: no compute limit"), "{found:?}");
+        assert!(found[1].what.starts_with("none set here; "), "{found:?}");
     }
 }

@@ -1,14 +1,18 @@
-//! Limits from environment variables: our own names, and HAMi's where ours are absent.
+//! Limits from environment variables: our own names, and HAMi's where ours are absent; and from what a
+//! command line puts in their place.
 
 use super::amount::parse_or_zero;
+use super::entry::{parse_list, push, share_mistake};
 use super::error::quoted;
 use super::{
     Amount, CONTROL_FILE_VARIABLE, CORE_LIMIT_VARIABLE, Entry, Environment, Limits, LimitsError,
-    MEMORY_LIMIT_VARIABLE, Selector, Source, control_path, push_entry,
+    MEMORY_LIMIT_VARIABLE, Overrides, Selector, Source, control_path,
 };
+use crate::share::{Share, ShareError};
 
-pub(super) const HAMI_MEMORY_LIMIT_VARIABLE: &str = "CUDA_DEVICE_MEMORY_LIMIT";
-const HAMI_SM_LIMIT_VARIABLE: &str = "CUDA_DEVICE_SM_LIMIT";
+const HAMI_MEMORY_LIMIT_VARIABLE: &str = "CUDA_DEVICE_MEMORY_LIMIT";
+const HAMI_CORE_LIMIT_VARIABLE: &str = "CUDA_DEVICE_SM_LIMIT";
+const HAMI_CORE_POLICY_VARIABLE: &str = "GPU_CORE_UTILIZATION_POLICY";
 const HAMI_CONTROL_FILE_VARIABLE: &str = "CUDA_DEVICE_MEMORY_SHARED_CACHE";
 
 /// Keeps our control file apart from the one HAMi's own library would make of the same variable.
@@ -20,18 +24,9 @@ const HAMI_INDICES: u32 = 16;
 /// Less than this can't hold a CUDA context, so a number this small was meant in another unit.
 const SMALLEST_USEFUL_BYTES: u64 = 1 << 20;
 
+/// The limits that the variables set, and the control file they name.
 pub(super) fn load(environment: Environment) -> Result<Limits, LimitsError> {
-    if environment(CORE_LIMIT_VARIABLE).is_some() {
-        return Err(LimitsError::new(
-            CORE_LIMIT_VARIABLE,
-            "compute limits are not supported by this version",
-            "unset the variable; memory limits work without it",
-        ));
-    }
-    let mut limits = match environment(MEMORY_LIMIT_VARIABLE) {
-        Some(text) => Limits::from_text(MEMORY_LIMIT_VARIABLE, &text)?,
-        None => hami(environment)?,
-    };
+    let mut limits = load_over(&Overrides::default(), environment)?;
     limits.control_file = match (environment(CONTROL_FILE_VARIABLE), environment(HAMI_CONTROL_FILE_VARIABLE))
     {
         (Some(path), _) => Some(control_path(CONTROL_FILE_VARIABLE, &path)?),
@@ -43,32 +38,31 @@ pub(super) fn load(environment: Environment) -> Result<Limits, LimitsError> {
     Ok(limits)
 }
 
-/// Reads `4GiB`, or `0=4GiB,GPU-8932f937=50%`.
-pub(super) fn parse_list(place: &str, text: &str) -> Result<Vec<Entry>, LimitsError> {
-    let mut entries = Vec::new();
-    if !text.contains(['=', ',']) {
-        let amount = Amount::parse(place, text)?;
-        entries.push(Entry { selector: Selector::Every, amount, place: place.to_owned() });
-        return Ok(entries);
+/// The limits of `overrides`, and of the variables for what those leave open.
+pub(super) fn load_over(overrides: &Overrides, environment: Environment) -> Result<Limits, LimitsError> {
+    let mut limits = Limits::none(Source::Environment);
+    let own = |given: Option<(&str, &str)>, variable: &str| match given {
+        Some((place, text)) => Some((place.to_owned(), text.to_owned())),
+        None => environment(variable).map(|text| (variable.to_owned(), text)),
+    };
+    limits.memory = match own(overrides.memory, MEMORY_LIMIT_VARIABLE) {
+        Some((place, text)) => parse_list(&place, &text)?,
+        None => hami_memory(environment)?,
+    };
+    limits.cores = match own(overrides.cores, CORE_LIMIT_VARIABLE) {
+        Some((place, text)) => parse_list(&place, &text)?,
+        None => hami_cores(environment, &mut limits)?,
+    };
+    if limits.memory.is_empty() && limits.cores.is_empty() {
+        limits.source = Source::Nothing;
     }
-    for item in text.split(',') {
-        let Some((gpu, amount)) = item.split_once('=') else {
-            return Err(LimitsError::new(
-                place,
-                format!("{} does not say which GPU it is for", quoted(item.trim())),
-                "write one amount for every GPU (4GiB), or a GPU with each amount (0=4GiB,1=50%)",
-            ));
-        };
-        let selector = Selector::parse(place, gpu)?;
-        let amount = Amount::parse(place, amount)?;
-        push_entry(&mut entries, Entry { selector, amount, place: place.to_owned() })?;
-    }
-    Ok(entries)
+    limits.warnings.extend(limits.memory.iter().filter_map(small_amount_warning));
+    Ok(limits)
 }
 
 /// Says so where an amount looks like a forgotten unit.
-pub(super) fn small_amount_warning(entry: &Entry) -> Option<String> {
-    match entry.amount {
+pub(super) fn small_amount_warning(entry: &Entry<Amount>) -> Option<String> {
+    match entry.value {
         Amount::Bytes(bytes) if bytes < SMALLEST_USEFUL_BYTES => Some(format!(
             "{}: {bytes} bytes can't hold a CUDA context; did you mean {bytes}GiB or {bytes}MiB?",
             entry.place
@@ -77,30 +71,52 @@ pub(super) fn small_amount_warning(entry: &Entry) -> Option<String> {
     }
 }
 
-/// Reads HAMi's variables as HAMi does: zero means "not set here", an index outranks the general limit.
-fn hami(environment: Environment) -> Result<Limits, LimitsError> {
-    let mut limits = Limits::none(Source::Nothing);
-    let indexed = (0..HAMI_INDICES)
-        .map(|index| (Selector::Index(index), format!("{HAMI_MEMORY_LIMIT_VARIABLE}_{index}")));
-    let general = (Selector::Every, HAMI_MEMORY_LIMIT_VARIABLE.to_owned());
-    for (selector, place) in std::iter::once(general).chain(indexed) {
+/// Reads HAMi's memory limits as HAMi does: zero means "not set here".
+fn hami_memory(environment: Environment) -> Result<Vec<Entry<Amount>>, LimitsError> {
+    hami(environment, HAMI_MEMORY_LIMIT_VARIABLE, parse_or_zero)
+}
+
+/// Reads HAMi's compute limits as HAMi does: whole percentages, of which zero means "no limit", and a policy
+/// that can switch them off.
+fn hami_cores(environment: Environment, limits: &mut Limits) -> Result<Vec<Entry<Share>>, LimitsError> {
+    let cores = hami(environment, HAMI_CORE_LIMIT_VARIABLE, |place, text| match text.parse::<Share>() {
+        Ok(share) if share.is_whole_percentage() => Ok(Some(share)),
+        Ok(_) => Err(LimitsError::new(
+            place,
+            format!("{} is no whole percentage, as HAMi's variables are", quoted(text.trim())),
+            format!("write 1 to 100, such as 30; {CORE_LIMIT_VARIABLE} takes decimals"),
+        )),
+        Err(ShareError::Zero | ShareError::Empty) => {
+            limits.notes.push(format!("{place}={}: no compute limit there, as HAMi reads it", text.trim()));
+            Ok(None)
+        }
+        Err(error) => Err(share_mistake(place, text, error)),
+    })?;
+    let policy = environment(HAMI_CORE_POLICY_VARIABLE).unwrap_or_default();
+    let is_limited = cores.iter().any(|entry| !entry.value.is_whole());
+    if is_limited && policy.trim().eq_ignore_ascii_case("disable") {
+        limits.warnings.push(format!(
+            "{HAMI_CORE_POLICY_VARIABLE}=disable: {HAMI_CORE_LIMIT_VARIABLE} is not put into force, as HAMi \
+             would not; {CORE_LIMIT_VARIABLE} is, whatever the policy"
+        ));
+        return Ok(Vec::new());
+    }
+    Ok(cores)
+}
+
+/// Reads `variable` for every GPU, and with an index for single ones, which outrank it.
+fn hami<T>(
+    environment: Environment,
+    variable: &str,
+    mut parse: impl FnMut(&str, &str) -> Result<Option<T>, LimitsError>,
+) -> Result<Vec<Entry<T>>, LimitsError> {
+    let mut entries = Vec::new();
+    let indexed = (0..HAMI_INDICES).map(|index| (Selector::Index(index), format!("{variable}_{index}")));
+    for (selector, place) in std::iter::once((Selector::Every, variable.to_owned())).chain(indexed) {
         let Some(text) = environment(&place) else { continue };
-        if let Some(amount) = parse_or_zero(&place, &text)? {
-            limits.source = Source::Hami;
-            let entry = Entry { selector, amount, place };
-            limits.warnings.extend(small_amount_warning(&entry));
-            push_entry(&mut limits.entries, entry)?;
+        if let Some(value) = parse(&place, &text)? {
+            push(&mut entries, Entry { selector, value, place })?;
         }
     }
-    let indexed = (0..HAMI_INDICES).map(|index| format!("{HAMI_SM_LIMIT_VARIABLE}_{index}"));
-    for name in std::iter::once(HAMI_SM_LIMIT_VARIABLE.to_owned()).chain(indexed) {
-        let value = environment(&name).unwrap_or_default();
-        if !matches!(value.trim(), "" | "0" | "100") {
-            limits.warnings.push(format!(
-                "{name}={}: compute limits are not supported by this version; only memory is limited",
-                value.trim().escape_debug()
-            ));
-        }
-    }
-    Ok(limits)
+    Ok(entries)
 }

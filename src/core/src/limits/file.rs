@@ -3,17 +3,18 @@
 //! ```json
 //! { "version": 1,
 //!   "control_file": "/run/vcuda/job.vcuda",
-//!   "default": { "memory": "4GiB" },
-//!   "devices": { "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6": { "memory": "8GiB" } } }
+//!   "default": { "memory": "4GiB", "cores": 30 },
+//!   "devices": { "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6": { "memory": "8GiB", "cores": "12.5%" } } }
 //! ```
 //!
-//! Only `version` must be there. `default` is for every GPU without a limit of its own; `devices` is keyed by
+//! Only `version` must be there. Of `memory` and `cores` one is enough. `default` is for every GPU without a limit of its own; `devices` is keyed by
 //! GPU or MIG UUID (its start will do). A key that is not listed here is an error, and so is one given twice.
 
+use super::entry::{Quantity, push};
 use super::environment::small_amount_warning;
 use super::error::quoted;
 use super::json_keys::{JsonKeys, join, line_and_column};
-use super::{Amount, Entry, Limits, LimitsError, Selector, Source, control_path, push_entry};
+use super::{Entry, Limits, LimitsError, Selector, Source, control_path};
 use serde_json::{Map, Value};
 use std::fs::OpenOptions;
 use std::io::{self, ErrorKind, Read};
@@ -81,7 +82,7 @@ impl File<'_> {
             limits.control_file = Some(control_path(&self.place("control_file"), text)?);
         }
         if let Some(value) = top.get("default") {
-            limits.entries.push(self.entry("default", Selector::Every, value)?);
+            self.add_entries(&mut limits, "default", Selector::Every, value)?;
         }
         let devices = match top.get("devices") {
             Some(value) => self.any_object("devices", value)?,
@@ -96,9 +97,9 @@ impl File<'_> {
                     "write it as nvidia-smi -L prints it, such as GPU-8932f937-d72c-4106-c12f-20bd9faed9f6",
                 )
             })?;
-            push_entry(&mut limits.entries, self.entry(&path, selector, value)?)?;
+            self.add_entries(&mut limits, &path, selector, value)?;
         }
-        limits.warnings.extend(limits.entries.iter().filter_map(small_amount_warning));
+        limits.warnings.extend(limits.memory.iter().filter_map(small_amount_warning));
         Ok(limits)
     }
 
@@ -114,20 +115,47 @@ impl File<'_> {
         }
     }
 
-    fn entry(&self, path: &str, selector: Selector, value: &Value) -> Result<Entry, LimitsError> {
-        const EXPECTED: &str = "an amount in quotes, such as \"4GiB\" or \"50%\"";
-        let object = self.object(path, value, &["memory"])?;
-        let path = join(path, "memory");
-        let Some(value) = object.get("memory") else {
+    /// Adds what the object at `path` says of the GPUs that `selector` names.
+    fn add_entries(
+        &self,
+        limits: &mut Limits,
+        path: &str,
+        selector: Selector,
+        value: &Value,
+    ) -> Result<(), LimitsError> {
+        let object = self.object(path, value, &["memory", "cores"])?;
+        if object.is_empty() {
             return Err(LimitsError::new(
-                &self.place(&path),
-                "is missing",
-                format!("it must be {EXPECTED}; \"100%\" for all of the GPU"),
+                &self.place(path),
+                "sets no limit",
+                "it must have \"memory\": \"4GiB\", \"cores\": 30, or both",
             ));
-        };
-        let place = self.place(&path);
-        let amount = Amount::parse(&place, self.string(&path, value, EXPECTED)?)?;
-        Ok(Entry { selector, amount, place })
+        }
+        if let Some(value) = object.get("memory") {
+            let path = join(path, "memory");
+            let text = self.string(&path, value, "an amount in quotes, such as \"4GiB\" or \"50%\"")?;
+            push(&mut limits.memory, self.entry(&path, selector.clone(), text)?)?;
+        }
+        if let Some(value) = object.get("cores") {
+            let path = join(path, "cores");
+            let text = match value {
+                Value::Number(number) => number.to_string(),
+                _ => self.string(&path, value, "a percentage, such as 30 or \"12.5%\"")?.to_owned(),
+            };
+            push(&mut limits.cores, self.entry(&path, selector, &text)?)?;
+        }
+        Ok(())
+    }
+
+    fn entry<T: Quantity>(
+        &self,
+        path: &str,
+        selector: Selector,
+        text: &str,
+    ) -> Result<Entry<T>, LimitsError> {
+        let place = self.place(path);
+        let value = T::parse(&place, text)?;
+        Ok(Entry { selector, value, place })
     }
 
     fn string<'v>(&self, path: &str, value: &'v Value, expected: &str) -> Result<&'v str, LimitsError> {

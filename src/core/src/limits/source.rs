@@ -4,7 +4,6 @@ use super::{
     CONTROL_FILE_VARIABLE, CORE_LIMIT_VARIABLE, Environment, LIMITS_FILE_VARIABLE, Limits, LimitsError,
     MEMORY_LIMIT_VARIABLE, ReadFile, SYSTEM_FILE, control_path, environment, file,
 };
-use std::fmt;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -17,22 +16,8 @@ pub enum Source {
     SystemFile,
     /// The file that `VCUDA_LIMITS_FILE` names.
     File(PathBuf),
-    /// `VCUDA_MEMORY_LIMIT`, or the same text from elsewhere.
+    /// Variables, or what a command line puts in their place.
     Environment,
-    /// Variables with HAMi's names.
-    Hami,
-}
-
-impl fmt::Display for Source {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match self {
-            Source::Nothing => f.write_str("nothing"),
-            Source::SystemFile => f.write_str(SYSTEM_FILE),
-            Source::File(path) => write!(f, "{}", path.display()),
-            Source::Environment => f.write_str(MEMORY_LIMIT_VARIABLE),
-            Source::Hami => f.write_str(environment::HAMI_MEMORY_LIMIT_VARIABLE),
-        }
-    }
 }
 
 pub(super) fn load(environment: Environment, read: ReadFile) -> Result<Limits, LimitsError> {

@@ -29,7 +29,13 @@ impl World {
     }
 
     fn bytes(&self) -> Vec<Option<u64>> {
-        self.load().unwrap().resolve(&gpus()).unwrap()
+        bytes(&self.load().unwrap(), &gpus())
+    }
+
+    /// Parts per million of each GPU's time.
+    fn shares(&self) -> Vec<Option<u32>> {
+        let resolved = self.load().unwrap().resolve(&gpus()).unwrap();
+        resolved.iter().map(|limits| limits.share.map(Share::ppm)).collect()
     }
 
     fn mistake(&self) -> String {
@@ -48,6 +54,15 @@ fn gpus() -> Vec<Gpu> {
 
 fn uuid(index: usize) -> String {
     gpus()[index].uuid.to_string()
+}
+
+fn memory(text: &str) -> Limits {
+    let overrides = Overrides { memory: Some(("--memory", text)), cores: None };
+    Limits::from_overrides(&overrides, &|_| None).unwrap()
+}
+
+fn bytes(limits: &Limits, gpus: &[Gpu]) -> Vec<Option<u64>> {
+    limits.resolve(gpus).unwrap().iter().map(|limits| limits.memory_bytes).collect()
 }
 
 fn file_mistake(text: &str) -> String {
@@ -148,7 +163,7 @@ fn nothing_configured_is_unlimited() {
     assert!(limits.is_unlimited());
     assert_eq!(limits.source(), &Source::Nothing);
     assert_eq!(limits.log_level, LogLevel::Warn);
-    assert_eq!(limits.resolve(&gpus()), Ok(vec![None, None, None]));
+    assert_eq!(limits.resolve(&gpus()), Ok(vec![DeviceLimits::default(); 3]));
 }
 
 #[test]
@@ -171,15 +186,13 @@ fn per_gpu_by_index_and_uuid() {
 fn indices_are_those_of_the_gpu_not_of_the_list() {
     let mut reversed = gpus();
     reversed.reverse();
-    let limits = Limits::from_text("x", "0=1GiB").unwrap();
-    assert_eq!(limits.resolve(&reversed), Ok(vec![None, None, Some(GIB)]));
+    assert_eq!(bytes(&memory("0=1GiB"), &reversed), [None, None, Some(GIB)]);
 }
 
 #[test]
 fn mig_instances_by_uuid() {
     let mig = Gpu { index: 0, uuid: Uuid::mig([7; 16]), physical_bytes: 10 * GIB };
-    let limits = Limits::from_text("x", "MIG-0707=4GiB").unwrap();
-    assert_eq!(limits.resolve(&[mig]), Ok(vec![Some(4 * GIB)]));
+    assert_eq!(bytes(&memory("MIG-0707=4GiB"), &[mig]), [Some(4 * GIB)]);
 }
 
 #[test]
@@ -208,8 +221,7 @@ fn lists_that_are_mistakes() {
 
 #[test]
 fn gpus_that_are_not_there() {
-    let mistake =
-        |text: &str| Limits::from_text("--memory", text).unwrap().resolve(&gpus()).unwrap_err().to_string();
+    let mistake = |text: &str| memory(text).resolve(&gpus()).unwrap_err().to_string();
     let here = format!("the GPUs here are 0 ({}), 1 ({}), 2 ({})", uuid(0), uuid(1), uuid(2));
     assert_eq!(mistake("3=1GiB"), format!("--memory: there is no GPU 3; {here}"));
     assert_eq!(mistake("GPU-ff=1GiB"), format!("--memory: there is no GPU-ff; {here}"));
@@ -218,7 +230,7 @@ fn gpus_that_are_not_there() {
         format!("--memory: GPU-a is the start of more than one UUID; write more of it; {here}")
     );
     assert!(mistake("0=1GiB,GPU-aa=2GiB").contains("GPU 0 and GPU-aa are the same GPU"));
-    let none = Limits::from_text("x", "0=1GiB").unwrap().resolve(&[]).unwrap_err();
+    let none = memory("0=1GiB").resolve(&[]).unwrap_err();
     assert!(none.to_string().contains("there are no GPUs here"), "{none}");
 }
 
@@ -251,17 +263,26 @@ fn the_system_file_outranks_every_variable() {
 }
 
 #[test]
-fn a_named_file_outranks_the_limit_variable_only() {
+fn a_named_file_outranks_the_limit_variables_only() {
     let world = World::variables(&[
         ("VCUDA_LIMITS_FILE", "/my/limits.json"),
         ("VCUDA_MEMORY_LIMIT", "1GiB"),
+        ("VCUDA_CORE_LIMIT", "30"),
+        ("CUDA_DEVICE_SM_LIMIT", "30"),
         ("VCUDA_CONTROL_FILE", "/tmp/job"),
     ])
     .file("/my/limits.json", r#"{"version":1,"default":{"memory":"50%"}}"#);
     let limits = world.load().unwrap();
-    assert_eq!(limits.resolve(&gpus()), Ok(vec![Some(8 * GIB), Some(40 * GIB), Some(72 * GIB)]));
+    assert_eq!(world.bytes(), [Some(8 * GIB), Some(40 * GIB), Some(72 * GIB)]);
+    assert_eq!(world.shares(), [None; 3]);
     assert_eq!(limits.control_file.as_deref(), Some(Path::new("/tmp/job")));
-    assert_eq!(limits.warnings, ["VCUDA_MEMORY_LIMIT is ignored: /my/limits.json sets the limits here"]);
+    assert_eq!(
+        limits.warnings,
+        [
+            "VCUDA_MEMORY_LIMIT is ignored: /my/limits.json sets the limits here",
+            "VCUDA_CORE_LIMIT is ignored: /my/limits.json sets the limits here"
+        ]
+    );
 }
 
 #[test]
@@ -277,11 +298,13 @@ fn files_that_cannot_be_read() {
 fn a_whole_file() {
     let text = format!(
         r#"{{"version":1,"control_file":"/run/v/job","default":{{"memory":"4GiB"}},
-            "devices":{{"{}":{{"memory":"8GiB"}},"GPU-cd":{{"memory":"100%"}}}}}}"#,
+            "devices":{{"{}":{{"memory":"8GiB","cores":12.5}},
+                        "GPU-cd":{{"memory":"100%","cores":"30%"}}}}}}"#,
         uuid(1)
     );
     let world = World::default().file(SYSTEM_FILE, &text);
     assert_eq!(world.bytes(), [Some(4 * GIB), Some(8 * GIB), Some(144 * GIB)]);
+    assert_eq!(world.shares(), [None, Some(125_000), Some(300_000)]);
     assert_eq!(world.load().unwrap().control_file.as_deref(), Some(Path::new("/run/v/job")));
 }
 
@@ -303,7 +326,10 @@ fn files_that_are_mistakes_say_where() {
             "{\"version\":1,\"default\":\"4GiB\"}",
             "limits.json:1:14: default: is a string; it must be an object",
         ),
-        ("{\"version\":1,\"default\":{}}", "default.memory: is missing"),
+        (
+            "{\"version\":1,\"default\":{}}",
+            "limits.json:1:14: default: sets no limit; it must have \"memory\": \"4GiB\", \"cores\": 30, or both",
+        ),
         (
             "{\"version\":1,\"default\":{\"memory\":4}}",
             "limits.json:1:25: default.memory: is a number; it must be an amount in quotes",
@@ -315,14 +341,33 @@ fn files_that_are_mistakes_say_where() {
         ),
         ("{\"version\":1,\"default\":{\"memory\":\"0\"}}", "no memory at all"),
         (
-            "{\"version\":1,\"default\":{\"memory\":\"1G\",\"cores\":50}}",
-            "default.cores: is an unknown key; the keys here are memory",
+            "{\"version\":1,\"default\":{\"memory\":\"1G\",\"core\":50}}",
+            "default.core: is an unknown key; the keys here are memory, cores",
         ),
+        ("{\"version\":1,\"default\":{\"cores\":0}}", "1:25: default.cores: \"0\" is no GPU time at all"),
+        ("{\"version\":1,\"default\":{\"cores\":-5}}", "default.cores: \"-5\" is negative"),
+        ("{\"version\":1,\"default\":{\"cores\":100.5}}", "\"100.5\" is more than the whole GPU"),
+        ("{\"version\":1,\"default\":{\"cores\":12.34567}}", "has more than four decimals"),
+        (
+            "{\"version\":1,\"default\":{\n\"cores\":\"lots\"}}",
+            "2:1: default.cores: \"lots\" is not a percent",
+        ),
+        ("{\"version\":1,\"default\":{\"cores\":\"\"}}", "default.cores: \"\" is empty"),
+        (
+            "{\"version\":1,\"default\":{\"cores\":true}}",
+            "default.cores: is true or false; it must be a percentage, such as 30 or \"12.5%\"",
+        ),
+        ("{\"version\":1,\"default\":{\"cores\":null}}", "default.cores: is null"),
+        ("{\"version\":1,\"default\":{\"cores\":[30]}}", "default.cores: is an array"),
         ("{\"version\":1,\"devices\":[]}", "devices: is an array"),
         ("{\"version\":1,\"devices\":{\"0\":{\"memory\":\"1G\"}}}", "1:25: devices.0: \"0\" is no GPU UUID"),
-        ("{\"version\":1,\"devices\":{\"GPU-aa\":{}}}", "devices.GPU-aa.memory: is missing"),
+        ("{\"version\":1,\"devices\":{\"GPU-aa\":{}}}", "1:25: devices.GPU-aa: sets no limit"),
         (
             "{\"version\":1,\"devices\":{\"GPU-aa\":{\"memory\":\"1G\"},\"gpu-AA\":{\"memory\":\"1G\"}}}",
+            "GPU-aa is given twice",
+        ),
+        (
+            "{\"version\":1,\"devices\":{\"GPU-aa\":{\"cores\":1},\"gpu-AA\":{\"cores\":1}}}",
             "GPU-aa is given twice",
         ),
         (
@@ -356,11 +401,15 @@ fn hami_variables_work_as_they_do_there() {
         ("CUDA_DEVICE_MEMORY_LIMIT_1", "2G"),
         ("CUDA_DEVICE_MEMORY_LIMIT_2", "0m"),
         ("CUDA_DEVICE_MEMORY_SHARED_CACHE", "/usr/local/vgpu/x.cache"),
-        ("CUDA_DEVICE_SM_LIMIT", "100"),
+        ("CUDA_DEVICE_SM_LIMIT", "30"),
+        ("CUDA_DEVICE_SM_LIMIT_1", "100"),
+        ("CUDA_DEVICE_SM_LIMIT_2", "0"),
+        ("GPU_CORE_UTILIZATION_POLICY", "force"),
     ]);
     let limits = world.load().unwrap();
     assert_eq!(world.bytes(), [Some(4 * GIB), Some(2 * GIB), Some(4 * GIB)]);
-    assert_eq!(limits.source(), &Source::Hami);
+    assert_eq!(world.shares(), [Some(300_000), None, Some(300_000)]);
+    assert_eq!(limits.source(), &Source::Environment);
     assert_eq!(limits.control_file.as_deref(), Some(Path::new("/usr/local/vgpu/x.cache.vcuda")));
     assert!(limits.warnings.is_empty(), "{:?}", limits.warnings);
 }
@@ -371,8 +420,118 @@ fn hami_zero_is_no_limit_and_garbage_is_a_mistake() {
     assert!(World::variables(&[("CUDA_DEVICE_MEMORY_LIMIT_0", "0m")]).load().unwrap().is_unlimited());
     let mistake = World::variables(&[("CUDA_DEVICE_MEMORY_LIMIT_3", "lots")]).mistake();
     assert!(mistake.starts_with("CUDA_DEVICE_MEMORY_LIMIT_3: \"lots\""), "{mistake}");
-    let limits = World::variables(&[("CUDA_DEVICE_SM_LIMIT_1", "30")]).load().unwrap();
-    assert!(limits.warnings[0].starts_with("CUDA_DEVICE_SM_LIMIT_1=30: compute limits"), "{limits:?}");
+    let compute = |text| World::variables(&[("CUDA_DEVICE_SM_LIMIT", text)]);
+    for text in ["0", " 0 ", ""] {
+        let limits = compute(text).load().unwrap();
+        assert!(limits.is_unlimited() && limits.warnings.is_empty(), "{limits:?}");
+        assert_eq!(limits.source(), &Source::Nothing);
+        assert!(limits.notes[0].contains("no compute limit there, as HAMi reads it"), "{limits:?}");
+    }
+    for (text, problem) in [
+        ("lots", "\"lots\" is not a percentage"),
+        ("-30", "is negative"),
+        ("101", "is more than the whole GPU"),
+        (
+            "12.5",
+            "is no whole percentage, as HAMi's variables are; write 1 to 100, such as 30; VCUDA_CORE_LIMIT",
+        ),
+    ] {
+        let mistake = compute(text).mistake();
+        assert!(mistake.starts_with("CUDA_DEVICE_SM_LIMIT: ") && mistake.contains(problem), "{mistake}");
+    }
+}
+
+#[test]
+fn hamis_policy_can_switch_its_own_compute_limit_off() {
+    let world =
+        |policy| World::variables(&[("CUDA_DEVICE_SM_LIMIT", "30"), ("GPU_CORE_UTILIZATION_POLICY", policy)]);
+    for policy in ["", "default", "force", "other"] {
+        assert_eq!(world(policy).shares(), [Some(300_000); 3], "{policy}");
+        assert!(world(policy).load().unwrap().warnings.is_empty());
+    }
+    for policy in ["disable", "DISABLE"] {
+        let limits = world(policy).load().unwrap();
+        assert!(limits.is_unlimited());
+        assert!(limits.warnings[0].starts_with("GPU_CORE_UTILIZATION_POLICY=disable: "), "{limits:?}");
+    }
+    let own = World::variables(&[("VCUDA_CORE_LIMIT", "30"), ("GPU_CORE_UTILIZATION_POLICY", "disable")]);
+    assert_eq!(own.shares(), [Some(300_000); 3]);
+    assert!(own.load().unwrap().warnings.is_empty());
+}
+
+#[test]
+fn each_kind_of_limit_works_alone_and_beside_the_other() {
+    let cores = World::variables(&[("VCUDA_CORE_LIMIT", "12.5")]);
+    assert_eq!(cores.shares(), [Some(125_000); 3]);
+    assert_eq!(cores.bytes(), [None; 3]);
+    assert!(!cores.load().unwrap().is_unlimited());
+    let memory = World::variables(&[("VCUDA_MEMORY_LIMIT", "4GiB")]);
+    assert_eq!(memory.shares(), [None; 3]);
+    let list = format!("0=30 %, {}=50,GPU-CD=100", uuid(1));
+    let both = World::variables(&[("VCUDA_CORE_LIMIT", &list), ("VCUDA_MEMORY_LIMIT", "2=4GiB")]);
+    assert_eq!(both.shares(), [Some(300_000), Some(500_000), None]);
+    assert_eq!(both.bytes(), [None, None, Some(4 * GIB)]);
+}
+
+#[test]
+fn all_of_the_time_is_no_limit() {
+    let whole = World::variables(&[("VCUDA_CORE_LIMIT", "100")]);
+    assert!(whole.load().unwrap().is_unlimited());
+    assert_eq!(whole.load().unwrap().source(), &Source::Environment, "it was set all the same");
+    assert_eq!(whole.shares(), [None; 3]);
+    let beside = World::variables(&[("VCUDA_CORE_LIMIT", "100"), ("VCUDA_MEMORY_LIMIT", "4GiB")]);
+    assert!(!beside.load().unwrap().is_unlimited());
+    let file = World::default()
+        .file(SYSTEM_FILE, r#"{"version":1,"default":{"cores":30},"devices":{"GPU-cd":{"cores":100}}}"#);
+    assert!(!file.load().unwrap().is_unlimited());
+    assert_eq!(file.shares(), [Some(300_000), Some(300_000), None]);
+}
+
+#[test]
+fn shares_in_lists_that_are_mistakes() {
+    let table = [
+        ("", "VCUDA_CORE_LIMIT: \"\" is empty; write 1 to 100, such as 30; decimals work: 12.5"),
+        ("0", "\"0\" is no GPU time at all"),
+        ("-30", "\"-30\" is negative"),
+        ("101%", "\"101%\" is more than the whole GPU"),
+        ("lots", "\"lots\" is not a percentage"),
+        ("1e1", "\"1e1\" is not a percentage"),
+        ("0.00001", "has more than four decimals"),
+        ("30,1=50", "\"30\" does not say which GPU it is for; write one percentage for every GPU (30), or"),
+        ("0=0", "\"0\" is no GPU time at all"),
+        ("0=", "\"\" is empty"),
+        ("x=30", "\"x\" names no GPU"),
+        ("0=30,0=50", "GPU 0 is given twice"),
+    ];
+    for (text, problem) in table {
+        let mistake = World::variables(&[("VCUDA_CORE_LIMIT", text)]).mistake();
+        assert!(mistake.starts_with("VCUDA_CORE_LIMIT: ") && mistake.contains(problem), "{text}: {mistake}");
+    }
+    let missing = World::variables(&[("VCUDA_CORE_LIMIT", "3=30")]).load().unwrap();
+    let mistake = missing.resolve(&gpus()).unwrap_err().to_string();
+    assert!(mistake.starts_with("VCUDA_CORE_LIMIT: there is no GPU 3; the GPUs here are 0 ("), "{mistake}");
+}
+
+#[test]
+fn what_a_command_line_says_outranks_the_variables_of_its_kind() {
+    let world = World::variables(&[
+        ("VCUDA_MEMORY_LIMIT", "not even an amount"),
+        ("CUDA_DEVICE_MEMORY_LIMIT", "nor this"),
+        ("CUDA_DEVICE_SM_LIMIT", "50"),
+        ("VCUDA_CONTROL_FILE", "/mine"),
+    ]);
+    let environment = |name: &str| world.variables.get(name).cloned();
+    let load = |overrides: Overrides| Limits::from_overrides(&overrides, &environment);
+    let memory = Overrides { memory: Some(("--memory", "1=4GiB")), cores: None };
+    let limits = load(memory).unwrap();
+    assert_eq!(limits.entries_of(&gpus()).unwrap()[1].memory.unwrap().place, "--memory");
+    assert_eq!(limits.entries_of(&gpus()).unwrap()[0].cores.unwrap().place, "CUDA_DEVICE_SM_LIMIT");
+    assert_eq!(limits.control_file, None);
+    let both = load(Overrides { cores: Some(("--cores", "30")), ..memory }).unwrap();
+    assert_eq!(both.resolve(&gpus()).unwrap()[2].share, Share::from_ppm(300_000));
+    let mistake = load(Overrides { cores: Some(("--cores", "half")), ..memory }).unwrap_err();
+    assert!(mistake.to_string().starts_with("--cores: \"half\" is not a percentage; "), "{mistake}");
+    assert_eq!(mistake.place(), "--cores");
 }
 
 #[test]
@@ -383,15 +542,16 @@ fn own_names_outrank_hami_names() {
         ("CUDA_DEVICE_MEMORY_LIMIT", "8g"),
         ("CUDA_DEVICE_MEMORY_LIMIT_1", "8g"),
         ("CUDA_DEVICE_MEMORY_SHARED_CACHE", "/theirs"),
+        ("CUDA_DEVICE_SM_LIMIT", "50"),
     ]);
     assert_eq!(world.bytes(), [Some(GIB); 3]);
+    assert_eq!(world.shares(), [Some(500_000); 3], "the memory limit says nothing of compute");
     assert_eq!(world.load().unwrap().control_file.as_deref(), Some(Path::new("/mine")));
 }
 
 #[test]
 fn other_variables_that_are_mistakes() {
     let mistake = |name, value| World::variables(&[(name, value)]).mistake();
-    assert!(mistake("VCUDA_CORE_LIMIT", "50").contains("compute limits are not supported by this version"));
     assert!(mistake("VCUDA_MEMORY_LIMIT", "").starts_with("VCUDA_MEMORY_LIMIT: the amount is empty"));
     for path in ["", "job", "./job", "/dir/"] {
         assert!(mistake("VCUDA_CONTROL_FILE", path).contains("is not an absolute path of a file"), "{path}");

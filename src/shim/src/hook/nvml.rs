@@ -62,7 +62,8 @@ fn limits_by_uuid() -> Result<&'static [(Uuid, Option<u64>)], NvmlError> {
         Err(_) => return Err(NvmlError::NO_PERMISSION),
     };
     let gpus: Vec<_> = container::managed().into_iter().map(|found| found.gpu).collect();
-    let limit_bytes = limits.resolve(&gpus).map_err(|_| NvmlError::NO_PERMISSION)?;
+    let resolved = limits.resolve(&gpus).map_err(|_| NvmlError::NO_PERMISSION)?;
+    let limit_bytes = resolved.iter().map(|limits| limits.memory_bytes);
     Ok(RESOLVED.publish(None, gpus.iter().map(|gpu| gpu.uuid).zip(limit_bytes).collect()))
 }
 

@@ -13,6 +13,14 @@ fn nearly_a_limit() -> impl Strategy<Value = String> {
     ]
 }
 
+fn nearly_a_share() -> impl Strategy<Value = String> {
+    prop_oneof![
+        "[ ]?-?[0-9.]{0,8}[ ]?%?",
+        "(([0-2]|GPU-(aa|ab|cd)[0-9a-f]{0,2})=[0-9]{1,3}(\\.[0-9]{1,5})?%?,?){0,4}",
+        "\\PC{0,60}",
+    ]
+}
+
 /// A JSON value whose objects have distinct keys.
 fn json() -> impl Strategy<Value = serde_json::Value> {
     let leaf = prop_oneof![
@@ -24,7 +32,7 @@ fn json() -> impl Strategy<Value = serde_json::Value> {
     leaf.prop_recursive(4, 32, 4, |inner| {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..4).prop_map(Into::into),
-            prop::collection::btree_map("(memory|devices|default|version|\\PC{0,4})", inner, 0..5)
+            prop::collection::btree_map("(memory|cores|devices|default|version|\\PC{0,4})", inner, 0..5)
                 .prop_map(|members| serde_json::Value::Object(members.into_iter().collect())),
         ]
     })
@@ -70,7 +78,22 @@ proptest! {
             Ok(limits) => {
                 prop_assert!(!limits.is_unlimited(), "{text:?} was read as no limit");
                 if let Ok(resolved) = limits.resolve(&gpus()) {
-                    prop_assert!(resolved.iter().any(Option::is_some));
+                    prop_assert!(resolved.iter().any(|limits| limits.memory_bytes.is_some()));
+                }
+            }
+            Err(mistake) => prop_assert!(!mistake.to_string().contains('\n')),
+        }
+    }
+
+    #[test]
+    fn any_text_is_a_share_or_a_one_line_mistake(text in nearly_a_share()) {
+        let world = World::variables(&[("VCUDA_CORE_LIMIT", &text)]);
+        match world.load() {
+            Ok(limits) => {
+                prop_assert!(!limits.cores().is_empty(), "{text:?} was read as nothing");
+                if let Ok(resolved) = limits.resolve(&gpus()) {
+                    let is_limited = resolved.iter().any(|limits| limits.share.is_some());
+                    prop_assert_eq!(is_limited, !limits.is_unlimited());
                 }
             }
             Err(mistake) => prop_assert!(!mistake.to_string().contains('\n')),
