@@ -1,0 +1,38 @@
+//! Holds the work that a process gives to a GPU to a share of the GPU's time.
+//!
+//! The logic alone: what a launch is expected to cost ([`cost`]), when a stream was busy between two timing events
+//! ([`line`](mod@line)), and what to do about a piece of work ([`meter`]): charge it, hold it back, measure it. What it
+//! needs of the world, a clock, timing events and sleep, it is given as a [`machine::Machine`]; the preloaded library
+//! brings the driver's, tests bring a virtual one. What processes share are the words of the control file, in
+//! `vcuda_core::compute`.
+//!
+//! # How GPU time is known
+//!
+//! A timing event is recorded into a stream after about each millisecond of predicted work, so that measuring costs
+//! next to nothing. What passed between two events of a stream is not all work: a stream runs dry when the program has
+//! nothing for it. So for each launch the line predicts when the stream would have finished what it had, from the time of
+//! the launch and a cost model, and adds up the gaps. Busy time between two events is
+//!
+//! ```text
+//! elapsed - predicted gaps - what the events themselves take
+//! ```
+//!
+//! While a stream never runs dry there are no gaps and this is exact, whatever the model thinks. When it runs dry before
+//! every launch it is the model's sum, corrected by how much later or earlier than predicted the last work ended; that
+//! correction is what the model learns from, and so it is right in the long run as well. Intervals of all streams and
+//! processes are united in the control file's record of busy time.
+//!
+//! # How it is held to a share
+//!
+//! Work is charged to the container's bucket by prediction, about each millisecond, and corrected when it was measured.
+//! A launch that finds the bucket's deadline more than a millisecond of GPU time ahead waits until the deadline is due.
+//! The deadline is absolute and debt is carried, so neither late wake-ups nor wrong predictions add up.
+#![deny(unsafe_code)]
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+pub mod cost;
+pub mod line;
+pub mod machine;
+pub mod meter;
+mod settle;
+mod wait;

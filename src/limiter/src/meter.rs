@@ -1,0 +1,332 @@
+//! One device as one process uses it: every piece of work goes through here.
+//!
+//! Owns the lines of all streams, the cost model and what was charged but not yet shared. Work that is small, known and
+//! not due for an event takes the short way: one lock of its own stream, no system call, no shared write. About each
+//! millisecond of predicted work a launch takes the long way: it charges the bucket, waits if it must, gets its events,
+//! and reads those of others that are done.
+//!
+//! No lock is held across a call of the machine's or of the program's.
+
+use crate::cost::{CostModel, Estimate, Unit};
+use crate::line::{EventCost, Line, SEGMENT_NS};
+use crate::machine::Machine;
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
+use vcuda_core::bucket::{debt_bound_ns, wall_ns};
+use vcuda_core::compute::{Charge, ComputeWords};
+
+/// Predicted GPU time that may be in flight beyond what has been waited for.
+pub const BURST_NS: u64 = 1_000_000;
+/// Bits of `unposted` that count pieces of work; the GPU time stands above, in nanoseconds.
+const COUNT_BITS: u32 = 24;
+/// Two events in a row are read this often to learn what an event takes.
+const PAIRS: u32 = 8;
+
+/// The words that processes share, for a few accesses.
+pub trait Shared: Send + Sync {
+    /// The words now. Costs a system call.
+    fn words(&self) -> ComputeWords<'_>;
+}
+
+/// A stream as the meter knows it.
+pub struct Stream<E, S> {
+    /// Its time line.
+    pub line: Mutex<Line<E>>,
+    /// What the machine knows it by.
+    pub stream: S,
+    /// Its events may be recorded when another stream's launch waits; false once it may be gone.
+    pub lives: AtomicBool,
+}
+
+impl<E: Copy, S> Stream<E, S> {
+    /// A stream that was given nothing yet.
+    pub fn new(stream: S) -> Self {
+        Self { line: Mutex::new(Line::default()), stream, lives: AtomicBool::new(true) }
+    }
+}
+
+/// All streams of a machine's kind.
+pub type StreamOf<M> = Stream<<M as Machine>::Event, <M as Machine>::Stream>;
+
+/// One device of one process.
+pub struct Meter<M: Machine, W> {
+    /// What is shared with the other processes.
+    pub shared: W,
+    /// Learned costs.
+    pub model: CostModel,
+    share_ppm: AtomicU32,
+    /// GPU time predicted and not charged to the bucket yet, and the pieces of work that is.
+    unposted: AtomicU64,
+    /// By how much this process's measurements have moved the deadline, in all.
+    pub(crate) moved_ns: AtomicI64,
+    /// The longest piece of work seen, in GPU time.
+    pub(crate) longest_ns: AtomicU64,
+    streams: Mutex<Vec<Arc<StreamOf<M>>>>,
+    /// The kinds that are being measured for the first time.
+    pub(crate) probed: Mutex<Vec<u64>>,
+    pair_ns: AtomicU64,
+    pairs: AtomicU32,
+}
+
+impl<M: Machine, W: Shared> Meter<M, W>
+where
+    M::Stream: Send + Sync,
+{
+    /// A meter that holds the process to `share_ppm` parts per million of the device's time.
+    pub fn new(shared: W, share_ppm: u32) -> Self {
+        Self {
+            shared,
+            model: CostModel::default(),
+            share_ppm: AtomicU32::new(share_ppm),
+            unposted: AtomicU64::new(0),
+            moved_ns: AtomicI64::new(0),
+            longest_ns: AtomicU64::new(0),
+            streams: Mutex::default(),
+            probed: Mutex::default(),
+            pair_ns: AtomicU64::new(u64::MAX),
+            pairs: AtomicU32::new(0),
+        }
+    }
+
+    /// The share in parts per million.
+    pub fn share_ppm(&self) -> u32 {
+        self.share_ppm.load(Ordering::Relaxed)
+    }
+
+    /// Enforces another share from now on.
+    pub fn set_share_ppm(&self, share_ppm: u32) {
+        self.share_ppm.store(share_ppm, Ordering::Relaxed);
+    }
+
+    /// Makes a stream known.
+    pub fn add(&self, stream: M::Stream) -> Arc<StreamOf<M>> {
+        let stream = Arc::new(Stream::new(stream));
+        self.streams.lock().push(Arc::clone(&stream));
+        stream
+    }
+
+    /// Forgets streams; what is pending on them is charged as predicted. `machine` gets their events back.
+    pub fn remove(&self, machine: &M, is_gone: impl Fn(&M::Stream) -> bool) {
+        let mut gone = Vec::new();
+        self.streams.lock().retain(|stream| {
+            let keep = !is_gone(&stream.stream);
+            if !keep {
+                gone.push(Arc::clone(stream));
+            }
+            keep
+        });
+        for stream in gone {
+            stream.lives.store(false, Ordering::Release);
+            self.abandon(machine, &stream);
+        }
+    }
+
+    /// Gives a piece of work to the device: `driver` is the program's own call. Waits before it if the container has
+    /// used its share.
+    #[inline]
+    pub fn submit<R, X>(
+        &self,
+        machine: &M,
+        stream: &StreamOf<M>,
+        unit: Unit,
+        driver: impl FnOnce() -> Result<R, X>,
+    ) -> Result<R, X> {
+        let estimate = self.model.estimate(&unit);
+        let cost_ns = estimate.cost_ns;
+        let now_ns = machine.now_ns();
+        if estimate.known && self.unposted_ns() + cost_ns < SEGMENT_NS {
+            let passed = stream.line.lock().pass(now_ns, &unit, cost_ns);
+            if passed {
+                self.unposted.fetch_add(cost_ns << COUNT_BITS | 1, Ordering::Relaxed);
+                let done = driver();
+                if done.is_err() {
+                    self.retract(stream, cost_ns);
+                } else if unit.waits {
+                    stream.line.lock().idle(machine.now_ns());
+                }
+                return done;
+            }
+        }
+        self.submit_measured(machine, stream, unit, estimate, driver)
+    }
+
+    /// The long way.
+    #[cold]
+    #[inline(never)]
+    fn submit_measured<R, X>(
+        &self,
+        machine: &M,
+        stream: &StreamOf<M>,
+        unit: Unit,
+        estimate: Estimate,
+        driver: impl FnOnce() -> Result<R, X>,
+    ) -> Result<R, X> {
+        let Estimate { cost_ns, known, .. } = if estimate.known {
+            estimate
+        } else {
+            self.wait_for_first(machine, &unit);
+            self.model.estimate(&unit)
+        };
+        self.post(machine, stream, cost_ns);
+        let planned = stream.line.lock().plan(machine.now_ns(), cost_ns, known);
+        let plan = planned.unwrap_or_default();
+        if plan.begin {
+            self.record_begin(machine, stream);
+        }
+        let called_ns = machine.now_ns();
+        let done = driver();
+        let returned_ns = machine.now_ns();
+        if done.is_ok() {
+            let mut line = stream.line.lock();
+            if !unit.waits {
+                line.note_call(returned_ns.saturating_sub(called_ns));
+            }
+            line.arrive(if unit.waits { called_ns } else { returned_ns }, &unit, cost_ns);
+            if unit.waits {
+                line.idle(returned_ns);
+            }
+        } else {
+            self.shared.words().refund(returned_ns, cost_ns, self.share_ppm());
+        }
+        if plan.end && done.is_ok() && !self.record_end(machine, stream) && !known {
+            // It can't be measured here: the guess has to do.
+            self.model.learn(&unit, cost_ns, 1.0);
+        }
+        if planned.is_some() {
+            stream.line.lock().planned();
+        }
+        self.settle(machine);
+        done
+    }
+
+    /// Charges the bucket with everything up to and including work of `cost_ns`, and waits until it may start.
+    fn post(&self, machine: &M, stream: &StreamOf<M>, cost_ns: u64) {
+        let unposted = self.unposted.swap(0, Ordering::Relaxed);
+        let busy_ns = (unposted >> COUNT_BITS).saturating_add(cost_ns);
+        let now_ns = machine.now_ns();
+        let done_by_ns = stream.line.lock().tail_ns().max(now_ns).saturating_add(cost_ns);
+        self.longest_ns.fetch_max(cost_ns, Ordering::Relaxed);
+        let charge = Charge { busy_ns, work_count: (unposted & ((1 << COUNT_BITS) - 1)) + 1, done_by_ns };
+        let moved_ns = self.moved_ns.load(Ordering::Relaxed);
+        let charged = self.shared.words().charge(now_ns, charge, self.share_ppm(), self.debt_bound_ns());
+        if charged.due_ns > now_ns.saturating_add(wall_ns(BURST_NS, self.share_ppm())) {
+            self.wait(machine, charged.due_ns, moved_ns);
+        }
+    }
+
+    /// Charges what is not charged yet, without waiting: the program has waited for its work anyway.
+    pub fn post_rest(&self, machine: &M) {
+        let unposted = self.unposted.swap(0, Ordering::Relaxed);
+        if unposted == 0 {
+            return;
+        }
+        let now_ns = machine.now_ns();
+        let work_count = unposted & ((1 << COUNT_BITS) - 1);
+        let charge = Charge { busy_ns: unposted >> COUNT_BITS, work_count, done_by_ns: now_ns };
+        self.shared.words().charge(now_ns, charge, self.share_ppm(), self.debt_bound_ns());
+    }
+
+    /// GPU time that was predicted and not charged yet.
+    #[inline]
+    pub fn unposted_ns(&self) -> u64 {
+        self.unposted.load(Ordering::Relaxed) >> COUNT_BITS
+    }
+
+    /// How far ahead the deadline may get.
+    pub(crate) fn debt_bound_ns(&self) -> u64 {
+        debt_bound_ns(wall_ns(self.longest_ns.load(Ordering::Relaxed), self.share_ppm()))
+    }
+
+    #[cold]
+    fn retract(&self, stream: &StreamOf<M>, cost_ns: u64) {
+        stream.line.lock().retract(cost_ns);
+        let less = |unposted: u64| Some(unposted.saturating_sub(cost_ns << COUNT_BITS));
+        let _ = self.unposted.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    }
+
+    /// Records the event that a segment is measured from.
+    fn record_begin(&self, machine: &M, stream: &StreamOf<M>) {
+        let recorded = machine.record(stream.stream);
+        let mut now_ns = machine.now_ns();
+        let Some(event) = recorded else {
+            stream.line.lock().not_begun(now_ns);
+            return;
+        };
+        let is_idle = stream.line.lock().tail_ns() < now_ns;
+        if !is_idle || self.pairs.load(Ordering::Relaxed) >= PAIRS {
+            stream.line.lock().begin(event, now_ns);
+            return;
+        }
+        // Two in a row on an idle stream tell what an event takes.
+        let Some(second) = machine.record(stream.stream) else {
+            stream.line.lock().begin(event, now_ns);
+            return;
+        };
+        now_ns = machine.now_ns();
+        stream.line.lock().begin_pair(event, second, now_ns);
+    }
+
+    /// Records the event that a segment is measured to. False if there is none.
+    fn record_end(&self, machine: &M, stream: &StreamOf<M>) -> bool {
+        let recorded = machine.record(stream.stream);
+        let now_ns = machine.now_ns();
+        let Some(event) = recorded else {
+            stream.line.lock().not_begun(now_ns);
+            return false;
+        };
+        let unused = stream.line.lock().end(event, now_ns);
+        if let Some(event) = unused {
+            machine.recycle(event);
+        }
+        unused.is_none()
+    }
+
+    /// Ends the open segments of all streams, so that what is measured next does not take a wait for work.
+    pub(crate) fn end_all(&self, machine: &M) {
+        for stream in self.streams() {
+            if stream.lives.load(Ordering::Acquire) && stream.line.lock().is_open() {
+                self.record_end(machine, &stream);
+            }
+        }
+    }
+
+    /// Something that may have to wait comes next on a stream: another stream's event, a host function, a value in
+    /// memory. What is measured so far ends before it.
+    pub fn interrupt(&self, machine: &M, stream: &StreamOf<M>) {
+        let wants_event = stream.line.lock().interrupt();
+        if wants_event {
+            let event = machine.record(stream.stream);
+            let now_ns = machine.now_ns();
+            stream.line.lock().interrupted(event, now_ns);
+        }
+    }
+
+    /// The program has waited for a stream, or for all of them.
+    pub fn synchronized(&self, machine: &M, stream: Option<&StreamOf<M>>) {
+        let now_ns = machine.now_ns();
+        match stream {
+            Some(stream) => stream.line.lock().idle(now_ns),
+            None => self.streams().iter().for_each(|stream| stream.line.lock().idle(now_ns)),
+        }
+        self.settle(machine);
+    }
+
+    pub(crate) fn streams(&self) -> Vec<Arc<StreamOf<M>>> {
+        self.streams.lock().clone()
+    }
+
+    /// What events take on this device, as far as known.
+    pub(crate) fn event_cost(&self) -> EventCost {
+        match self.pair_ns.load(Ordering::Relaxed) {
+            u64::MAX => EventCost::default(),
+            pair_ns => EventCost::of_pair(pair_ns),
+        }
+    }
+
+    /// Two events in a row were `elapsed_ns` apart.
+    pub(crate) fn note_pair(&self, elapsed_ns: u64) {
+        self.pair_ns.fetch_min(elapsed_ns, Ordering::Relaxed);
+        self.pairs.fetch_add(1, Ordering::Relaxed);
+    }
+}
