@@ -1,7 +1,7 @@
 //! The `vcuda` command, end to end.
 
 use serde_json::Value;
-use vcuda_tests::{Container, GIB, MIB, OUT_OF_MEMORY, Run, World, artefacts, program};
+use vcuda_tests::{Container, GIB, MIB, NOT_PERMITTED, OUT_OF_MEMORY, Run, World, artefacts, program};
 
 fn vcuda(container: &Container) -> Run {
     container.run(World::Bare, &artefacts().vcuda).env("VCUDA_LIBRARY", &artefacts().library)
@@ -28,6 +28,25 @@ fn run_holds_a_program_to_its_quota() {
     let other =
         vcuda(&container).args(["run", "--memory", "2GiB", "--"]).arg(&paths).args(["linear", "64", "3072"]);
     assert!(other.finish().clean().number("got_mib") > 1024, "each run has a quota of its own");
+}
+
+#[test]
+fn run_takes_a_share_alone_and_refuses_a_wrong_one_before_it_starts() {
+    let container = Container::new();
+    let run = |cores: &str| {
+        vcuda(&container).args(["run", "--cores", cores, "--"]).arg(program("devices")).finish()
+    };
+    assert!(run("30").clean().number("device_0_total") > 15 * GIB as i64, "memory has no limit");
+    let wrong = run("130");
+    assert_eq!((wrong.code(), wrong.stdout.as_str()), (125, ""));
+    assert_eq!(
+        wrong.stderr,
+        "vcuda: --cores: \"130\" is more than the whole GPU; write 1 to 100, such as 30; decimals work: 12.5\n"
+    );
+    // Only CUDA knows the GPUs, so a wrong one is told by the program's cuInit.
+    let missing = run("7=30");
+    assert_eq!(missing.number("init"), NOT_PERMITTED, "{missing:#?}");
+    assert!(missing.stderr.contains("VCUDA_CORE_LIMIT: there is no GPU 7; "), "{missing:#?}");
 }
 
 #[test]
@@ -97,10 +116,13 @@ fn ps_inside_the_slice_says_the_same_as_outside() {
 fn doctor_names_driver_gpus_and_limits() {
     let container = Container::new();
     let run = container.run(World::Limited, &artefacts().vcuda).env("VCUDA_LIBRARY", &artefacts().library);
-    let outcome = run.arg("doctor").finish();
+    let outcome = run.arg("doctor").env("VCUDA_CORE_LIMIT", "12.5").finish();
     assert!(outcome.code() <= 1, "{outcome:#?}");
     let text = &outcome.stdout;
     assert!(text.contains("Simulated GPU"), "{text}");
     assert!(text.contains("2.00 GiB"), "{text}");
+    let bare = vcuda(&container).arg("doctor").env("VCUDA_CORE_LIMIT", "0=12.5").finish().stdout;
+    assert!(bare.contains("GPU 0: no memory limit; 12.5 % of its time (VCUDA_CORE_LIMIT)"), "{bare}");
+    assert!(bare.contains("GPU 1: no memory limit; no compute limit"), "{bare}");
     assert_eq!(container.gpu(0).process_count, 0, "looking uses no GPU");
 }

@@ -49,6 +49,58 @@ fn mistakes_in_the_variable_are_told_and_cuda_is_refused() {
 }
 
 #[test]
+fn mistakes_in_the_share_are_told_and_cuda_is_refused() {
+    for (share, words) in [
+        ("", vec!["is empty"]),
+        ("0", vec!["\"0\"", "no GPU time", "write 1 to 100, such as 30"]),
+        ("-30", vec!["\"-30\"", "negative"]),
+        ("100.1", vec!["\"100.1\"", "more than the whole GPU"]),
+        ("half", vec!["\"half\"", "not a percentage"]),
+        ("3e1", vec!["\"3e1\""]),
+        ("NaN", vec!["\"NaN\""]),
+        ("30.00001", vec!["four decimals"]),
+        ("7=30", vec!["there is no GPU 7"]),
+        ("GPU-00000000-1111-2222-3333-444444444444=30", vec!["there is no GPU-00000000"]),
+        ("0=30,0=50", vec!["twice"]),
+        ("0=30,50", vec!["\"50\" does not say which GPU"]),
+    ] {
+        // Beside a limit that is right, and alone.
+        for container in [Container::new(), Container::new().no_limit()] {
+            let outcome = devices(&container).env("VCUDA_CORE_LIMIT", share).finish();
+            assert_refused(&outcome, &[&["VCUDA_CORE_LIMIT"], &words[..]].concat());
+            assert!(container.gpu(0).peak_bytes < 100 * MIB, "\"{share}\" gave the program the GPU");
+        }
+    }
+    let container = Container::new().no_limit();
+    let outcome = devices(&container).env("CUDA_DEVICE_SM_LIMIT", "lots").finish();
+    assert_refused(&outcome, &["CUDA_DEVICE_SM_LIMIT", "\"lots\"", "not a percentage"]);
+}
+
+#[test]
+fn a_share_alone_leaves_the_memory_as_it_is() {
+    let container = Container::new().no_limit();
+    let bare = totals(&container.run(World::Bare, program("devices")).finish().clean());
+    for (variable, share) in
+        [("VCUDA_CORE_LIMIT", "30"), ("VCUDA_CORE_LIMIT", "1=12.5%"), ("CUDA_DEVICE_SM_LIMIT_0", "30")]
+    {
+        let outcome = devices(&container).env(variable, share).finish().clean();
+        assert_eq!(totals(&outcome), bare, "{variable}={share}");
+    }
+    let limited = Container::new().limit("1=1GiB");
+    let outcome = devices(&limited).env("VCUDA_CORE_LIMIT", "0=30").finish().clean();
+    assert_eq!(totals(&outcome), [bare[0], GIB]);
+}
+
+#[test]
+fn all_of_the_time_is_no_limit() {
+    let container = Container::new().no_limit();
+    devices(&container).env("VCUDA_CORE_LIMIT", "100").finish().clean();
+    assert!(!container.control_path().exists(), "nothing is limited, so nothing is counted");
+    devices(&container).env("VCUDA_CORE_LIMIT", "99.9999").finish().clean();
+    assert!(container.control_path().exists());
+}
+
+#[test]
 fn every_call_after_a_mistake_is_refused_and_said_once() {
     let container = Container::new().limit("nonsense");
     let outcome = container.run(World::Limited, program("edge_cases")).arg("answers").finish();
@@ -140,6 +192,14 @@ fn mistakes_in_the_limits_file_are_told_with_their_place() {
         (r#"{"version":2}"#, vec!["limits.json", "version"]),
         ("{\"version\":1,\n \"default\":{\"memory\":\"4X\"}}", vec!["limits.json:2", "4X"]),
         (r#"{"version":1,"defaults":{}}"#, vec!["limits.json", "defaults"]),
+        (r#"{"version":1,"default":{}}"#, vec!["limits.json:1:14", "sets no limit"]),
+        ("{\"version\":1,\n \"default\":{\"cores\":0}}", vec!["limits.json:2:13: default.cores", "\"0\""]),
+        (r#"{"version":1,"default":{"cores":101}}"#, vec!["default.cores", "more than the whole GPU"]),
+        (r#"{"version":1,"default":{"cores":[30]}}"#, vec!["default.cores: is an array"]),
+        (
+            r#"{"version":1,"default":{"memory":"1GiB"},"devices":{"GPU-12345678":{"cores":30}}}"#,
+            vec!["limits.json:1:69", "GPU-12345678"],
+        ),
         (
             r#"{"version":1,"devices":{"GPU-12345678":{"memory":"1GiB"}}}"#,
             vec!["limits.json", "GPU-12345678"],
@@ -200,6 +260,13 @@ fn hamis_names_work() {
         limited(&[("CUDA_DEVICE_MEMORY_LIMIT_0", "1024m"), ("CUDA_DEVICE_MEMORY_LIMIT_1", "2g")]),
         [GIB, 2 * GIB]
     );
+    // What its device plugin sets for a pod that asked for no share, and for one that did.
+    assert_eq!(limited(&[("CUDA_DEVICE_MEMORY_LIMIT", "1g"), ("CUDA_DEVICE_SM_LIMIT", "0")]), [GIB, GIB]);
+    assert_eq!(limited(&[("CUDA_DEVICE_MEMORY_LIMIT", "1g"), ("CUDA_DEVICE_SM_LIMIT", "30")]), [GIB, GIB]);
+    let run = devices(&container).env("CUDA_DEVICE_SM_LIMIT", "30");
+    let outcome = run.env("GPU_CORE_UTILIZATION_POLICY", "disable").finish().succeeded();
+    let [line] = outcome.complaints()[..] else { panic!("one warning, not {:?}", outcome.stderr) };
+    assert!(line.contains("GPU_CORE_UTILIZATION_POLICY=disable"), "{line}");
     let shared = container.directory().join("hami.cache");
     let run = devices(&container).env("CUDA_DEVICE_MEMORY_LIMIT", "1g").without("VCUDA_CONTROL_FILE");
     run.env("CUDA_DEVICE_MEMORY_SHARED_CACHE", &shared).finish().clean();
