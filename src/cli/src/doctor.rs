@@ -3,6 +3,7 @@
 //! Exits with 1 if a limit would not hold here. Must only look: it starts no context, makes no control file and
 //! changes nothing.
 
+mod compute;
 mod driver;
 mod finding;
 mod hooks;
@@ -32,13 +33,17 @@ struct Section {
 }
 
 /// What no preloaded library can hold, wherever it runs.
-const BEYOND_REACH: [(&str, &str); 4] = [
+const BEYOND_REACH: [(&str, &str); 5] = [
     ("statically linked programs", "the loader, which brings the library in, does not run for them"),
     (
         "programs linked to musl",
         "the library needs glibc; musl's loader has no dlvsym and other symbol versions",
     ),
     ("setuid programs", "the loader ignores LD_PRELOAD for them; /etc/ld.so.preload does reach them"),
+    (
+        "a kernel that runs already",
+        "nothing outside the driver can interrupt it; what it takes beyond the share is waited for afterwards",
+    ),
     (
         "programs that talk to /dev/nvidia* themselves, or remove the preload",
         "this is a quota among cooperating programs, not a wall against an attacker",
@@ -52,6 +57,7 @@ impl Doctor {
         let sections = [
             Section { title: "Driver", findings: driver },
             Section { title: "Hooks", findings: hooks::examine() },
+            Section { title: "Compute share", findings: compute::examine() },
             Section { title: "Limits", findings: limits::examine(&gpus) },
             Section { title: "This system", findings: system::examine() },
         ];

@@ -4,7 +4,7 @@ use super::finding::Finding;
 use super::nvml::{Nvml, ProcessMemory};
 use crate::size;
 use libloading::Library;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use vcuda_core::limits::Gpu;
 use vcuda_driver::result::CUresult;
 
@@ -42,6 +42,13 @@ pub fn loaded_file(library: &str) -> Option<PathBuf> {
     let paths = mappings.lines().filter_map(|line| line.find('/').and_then(|start| line.get(start..)));
     let mut paths = paths.map(PathBuf::from);
     paths.find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(stem)))
+}
+
+/// Whether programs started here share a GPU through MPS.
+pub fn is_mps_running() -> bool {
+    let named = std::env::var_os("CUDA_MPS_PIPE_DIRECTORY");
+    let directory = named.map_or(PathBuf::from("/tmp/nvidia-mps"), PathBuf::from);
+    directory.join("control").exists()
 }
 
 /// Whether this process has a file mapped whose path ends so.
@@ -108,7 +115,8 @@ fn examine_gpus(
         }
         if nvml.is_mig_enabled(device) {
             findings.push(Finding::note(format!(
-                "GPU {index} is split by MIG: limits are for its instances, by their MIG- UUIDs"
+                "GPU {index} is split by MIG: limits are for its instances, by their MIG- UUIDs, and a compute \
+                 share is of the instance's own time"
             )));
         }
         match uuid.parse() {
@@ -122,9 +130,7 @@ fn examine_gpus(
     if gpus.is_empty() {
         findings.push(Finding::problem("the driver lists no GPU", "in a container, add GPUs to it"));
     }
-    let mps =
-        std::env::var_os("CUDA_MPS_PIPE_DIRECTORY").map_or(PathBuf::from("/tmp/nvidia-mps"), PathBuf::from);
-    if Path::new(&mps).join("control").exists() {
+    if is_mps_running() {
         findings.push(Finding::note(
             "MPS is running: allocations are counted as ever, but its server holds the contexts, so what a \
              context takes is not known by process",

@@ -1,4 +1,5 @@
-//! The driver's exports against the table of symbols: does this version know every way to take memory?
+//! The driver's exports against the table of symbols: does this version know every way to take
+//! memory and to give work?
 
 use super::driver::loaded_file;
 use super::finding::Finding;
@@ -23,7 +24,17 @@ const LIBRARIES: [Library; 2] = [
 ];
 
 /// Parts of names of functions that take memory or start work, so that not knowing one matters.
-const TELLING: [&str; 6] = ["Alloc", "Launch", "MemCreate", "ArrayCreate", "PoolCreate", "Instantiate"];
+const TELLING: [&str; 9] = [
+    "Alloc",
+    "Launch",
+    "MemCreate",
+    "ArrayCreate",
+    "PoolCreate",
+    "Instantiate",
+    "Memcpy",
+    "Memset",
+    "BatchMemOp",
+];
 
 /// How the exports of one library stand to the table.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -95,7 +106,7 @@ fn judge(library: &Library, census: &Census) -> Vec<Finding> {
 }
 
 /// Names of the functions that the library at `path` defines for others.
-fn exports(path: &Path) -> Result<Vec<String>> {
+pub fn exports(path: &Path) -> Result<Vec<String>> {
     // A driver library has a hundred megabytes, of which this needs a hundred kilobytes.
     let cache = ReadCache::new(File::open(path)?);
     let file = ElfFile64::<object::Endianness, _>::parse(&cache).context("not a 64-bit ELF file")?;
