@@ -3,6 +3,7 @@
 //! Works the same inside a slice, where it is itself preloaded. Must never use CUDA: a look must cost no memory.
 
 mod doctor;
+mod duration;
 mod ps;
 mod run;
 mod size;
