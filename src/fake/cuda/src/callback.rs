@@ -1,116 +1,140 @@
-//! What happens on the host when a stream gets there: host functions and writes of values, done by one
-//! thread at their time.
+//! Host functions: called by one thread when a stream gets there, which goes on when they return.
 
-use crate::raw;
+use crate::driver::driver;
+use crate::settings::settings;
 use crate::stream::Stream;
 use parking_lot::{Condvar, Mutex};
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::ffi::c_void;
 use std::sync::Once;
 use std::sync::atomic::Ordering::{AcqRel, Acquire};
+use std::time::Duration;
 use vcuda_driver::cuda::types::CUstream;
 use vcuda_driver::result::{CUerror, CUresult};
-use vcuda_fake_machine::{now_ns, sleep_until};
+use vcuda_fake_machine::{Engine, Length, LineId, Mark, Progress, Unit, now_ns};
 
 /// What to do.
+#[derive(Clone, Copy)]
 pub enum Action {
     /// A function that takes its data.
-    Call {
-        function: usize,
-        data: usize,
-    },
+    Call { function: usize, data: usize },
     /// A function that also takes the stream and the code of an error.
-    CallWithStream {
-        function: usize,
-        stream: CUstream,
-        data: usize,
-    },
-    Write32 {
-        address: u64,
-        value: u32,
-    },
-    Write64 {
-        address: u64,
-        value: u64,
-    },
+    CallWithStream { function: usize, stream: CUstream, data: usize },
 }
 
 struct Job {
-    time_ns: u64,
-    number: u64,
+    /// Its place on the stream's line, which lasts until the function has returned.
+    mark: Mark,
     stream: &'static Stream,
     context_id: u64,
     action: Action,
 }
 
-impl PartialEq for Job {
-    fn eq(&self, other: &Job) -> bool {
-        self.number == other.number
-    }
-}
-impl Eq for Job {}
-impl PartialOrd for Job {
-    fn partial_cmp(&self, other: &Job) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Job {
-    fn cmp(&self, other: &Job) -> std::cmp::Ordering {
-        (self.time_ns, self.number).cmp(&(other.time_ns, other.number))
-    }
-}
-
 struct Queue {
-    jobs: BinaryHeap<Reverse<Job>>,
-    next_number: u64,
+    jobs: Vec<Job>,
     /// Context of the job under way.
     running: Option<u64>,
 }
 
-static QUEUE: Mutex<Queue> = Mutex::new(Queue { jobs: BinaryHeap::new(), next_number: 0, running: None });
+static QUEUE: Mutex<Queue> = Mutex::new(Queue { jobs: Vec::new(), running: None });
 static ADDED: Condvar = Condvar::new();
 static DONE: Condvar = Condvar::new();
+
+/// A place on a line where the stream stays until it is told to go on.
+pub const STOP: Unit =
+    Unit { engine: Engine::None, length: Length::Open { most_ns: u64::MAX }, ..Unit::MARK };
 
 /// Has `action` happen when the stream gets there.
 pub fn at_end_of(stream: &'static Stream, action: Action) -> CUresult {
     static START: Once = Once::new();
-    let time_ns = stream.end_ns()?;
     let context_id = stream.context()?.id.load(Acquire);
     START.call_once(|| {
         std::thread::spawn(serve);
     });
     stream.pending.fetch_add(1, AcqRel);
-    let mut queue = QUEUE.lock();
-    let number = queue.next_number;
-    queue.next_number += 1;
-    queue.jobs.push(Reverse(Job { time_ns, number, stream, context_id, action }));
-    ADDED.notify_one();
-    Ok(())
+    let add = |mark| {
+        QUEUE.lock().jobs.push(Job { mark, stream, context_id, action });
+        ADDED.notify_one();
+    };
+    if settings().is_null {
+        add(Mark::NONE);
+        return Ok(());
+    }
+    stream.queue(STOP, add).inspect_err(|_| {
+        stream.pending.fetch_sub(1, AcqRel);
+    })
+}
+
+/// Which of some places a stream was first to get to; if none yet, when one can be at the earliest.
+pub fn first_begun(marks: &[Mark]) -> Result<usize, u64> {
+    let mut first: Option<(u64, usize)> = None;
+    let mut soonest_ns = u64::MAX;
+    // Of one line, only the first place can be it.
+    let mut seen: Vec<LineId> = Vec::new();
+    driver().member.timeline(|timeline| {
+        for (number, &mark) in marks.iter().enumerate() {
+            if mark != Mark::NONE && seen.contains(&mark.line()) {
+                continue;
+            }
+            seen.push(mark.line());
+            let start_ns = match timeline.progress(mark) {
+                Progress::Queued => {
+                    soonest_ns = soonest_ns.min(timeline.earliest_end_ns(mark));
+                    continue;
+                }
+                Progress::Begun { start_ns } => start_ns,
+                Progress::Over { .. } => 0,
+            };
+            if first.is_none_or(|(least, _)| start_ns < least) {
+                first = Some((start_ns, number));
+            }
+        }
+    });
+    first.map(|(_, number)| number).ok_or(soonest_ns)
+}
+
+/// Waits on the way to a time, or until there is more to do.
+pub fn pause<T>(added: &Condvar, queue: &Mutex<T>, until_ns: u64) {
+    const NEAR_NS: u64 = 100_000;
+    const FAR_NS: u64 = 10_000_000;
+    let wait_ns = until_ns.saturating_sub(now_ns());
+    if wait_ns < NEAR_NS {
+        driver().member.doze_until(until_ns);
+    } else {
+        added.wait_for(&mut queue.lock(), Duration::from_nanos((wait_ns - NEAR_NS / 2).min(FAR_NS)));
+    }
 }
 
 fn serve() {
     let mut queue = QUEUE.lock();
     loop {
-        let Some(Reverse(next)) = queue.jobs.peek() else {
+        if queue.jobs.is_empty() {
             ADDED.wait(&mut queue);
             continue;
-        };
-        let wait_ns = next.time_ns.saturating_sub(now_ns());
-        if wait_ns > 100_000 {
-            ADDED.wait_for(&mut queue, std::time::Duration::from_nanos(wait_ns - 60_000));
-            continue;
         }
-        let Some(Reverse(job)) = queue.jobs.pop() else { continue };
-        queue.running = Some(job.context_id);
+        let marks: Vec<Mark> = queue.jobs.iter().map(|job| job.mark).collect();
+        // Whoever queues holds the time line and then asks for the queue.
         drop(queue);
-        sleep_until(job.time_ns);
-        perform(&job.action);
-        job.stream.pending.fetch_sub(1, AcqRel);
+        match first_begun(&marks) {
+            Ok(number) => do_job(number),
+            Err(soonest_ns) => pause(&ADDED, &QUEUE, soonest_ns),
+        }
         queue = QUEUE.lock();
-        queue.running = None;
-        DONE.notify_all();
     }
+}
+
+/// Does the job of this number; others may be added meanwhile, but none is taken away.
+fn do_job(number: usize) {
+    let job = {
+        let mut queue = QUEUE.lock();
+        let job = queue.jobs.remove(number);
+        queue.running = Some(job.context_id);
+        job
+    };
+    perform(&job.action);
+    driver().member.timeline(|timeline| timeline.finish(job.mark));
+    job.stream.pending.fetch_sub(1, AcqRel);
+    QUEUE.lock().running = None;
+    DONE.notify_all();
 }
 
 fn perform(action: &Action) {
@@ -126,8 +150,6 @@ fn perform(action: &Action) {
                 unsafe { std::mem::transmute(function) };
             function(stream, 0, data as *mut c_void);
         }
-        Action::Write32 { address, value } => raw::write(address, value),
-        Action::Write64 { address, value } => raw::write(address, value),
     }
 }
 
@@ -146,8 +168,7 @@ pub fn wait_for_stream(stream: &Stream) {
 pub fn wait_for_context(context_id: u64) {
     let mut queue = QUEUE.lock();
     let concerns = |queue: &Queue| {
-        queue.running == Some(context_id)
-            || queue.jobs.iter().any(|Reverse(job)| job.context_id == context_id)
+        queue.running == Some(context_id) || queue.jobs.iter().any(|job| job.context_id == context_id)
     };
     while concerns(&queue) {
         DONE.wait(&mut queue);
@@ -174,74 +195,4 @@ pub fn add(handle: CUstream, function: *mut c_void, data: *mut c_void, _flags: u
     }
     let action = Action::CallWithStream { function: function as usize, stream: handle, data: data as usize };
     at_end_of(stream, action)
-}
-
-/// Bit of the flags that means: only if the value there is smaller, or equal, and so on.
-const COMPARISON: u32 = 3;
-
-pub fn write32(stream: &'static Stream, address: u64, value: u32) -> CUresult {
-    crate::work::Work::Write32 { address, value }.submit(stream)
-}
-
-pub fn write_value32(
-    stream: &'static Stream,
-    address: vcuda_driver::cuda::types::CUdeviceptr,
-    value: u32,
-    _flags: u32,
-) -> CUresult {
-    write32(stream, address.0, value)
-}
-
-pub fn write_value64(
-    stream: &'static Stream,
-    address: vcuda_driver::cuda::types::CUdeviceptr,
-    value: u64,
-    _flags: u32,
-) -> CUresult {
-    crate::work::Work::Write64 { address: address.0, value }.submit(stream)
-}
-
-/// A wait whose condition holds once the work before it is done; any other would need to be woken by
-/// later work, which the virtual time line can't express.
-fn wait_value(stream: &'static Stream, holds: impl Fn() -> bool) -> CUresult {
-    crate::capture::forbid_on(stream)?;
-    if holds() {
-        return Ok(());
-    }
-    stream.wait()?;
-    if holds() { Ok(()) } else { Err(CUerror::NOT_SUPPORTED) }
-}
-
-pub fn wait_value32(
-    stream: &'static Stream,
-    address: vcuda_driver::cuda::types::CUdeviceptr,
-    value: u32,
-    flags: u32,
-) -> CUresult {
-    wait_value(stream, || {
-        let now: u32 = raw::read(address.0);
-        match flags & COMPARISON {
-            0 => now.wrapping_sub(value) as i32 >= 0,
-            1 => now == value,
-            2 => now & value != 0,
-            _ => !(now | value) != 0,
-        }
-    })
-}
-
-pub fn wait_value64(
-    stream: &'static Stream,
-    address: vcuda_driver::cuda::types::CUdeviceptr,
-    value: u64,
-    flags: u32,
-) -> CUresult {
-    wait_value(stream, || {
-        let now: u64 = raw::read(address.0);
-        match flags & COMPARISON {
-            0 => now.wrapping_sub(value) as i64 >= 0,
-            1 => now == value,
-            2 => now & value != 0,
-            _ => !(now | value) != 0,
-        }
-    })
 }

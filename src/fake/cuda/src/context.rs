@@ -3,7 +3,9 @@
 use crate::device::Device;
 use crate::driver::driver;
 use crate::edge::{FromC, Out};
+use crate::event;
 use crate::holdings::Holdings;
+use crate::lines::Lines;
 use crate::settings::settings;
 use crate::slab::{Slab, handle_of};
 use crate::stream::{self, Stream};
@@ -14,7 +16,7 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
 use vcuda_driver::cuda::types::{CUcontext, CUdevice};
 use vcuda_driver::result::{CUerror, CUresult};
-use vcuda_fake_machine::Bytes;
+use vcuda_fake_machine::{Bytes, Mark, Unit};
 
 /// What a context takes of a GPU with 132 multiprocessors: on the process, and on top of that.
 const PROCESS_BYTES: u64 = 518 << 20;
@@ -36,10 +38,8 @@ pub struct Context {
     pub multiprocessors: AtomicU32,
     /// Whether this is a device's primary context, whose handle comes to life again when it is retained.
     is_primary: AtomicBool,
-    /// When all work queued so far is done.
-    pub tail_ns: AtomicU64,
-    /// The same of the streams that wait for the default stream and it for them.
-    pub blocking_tail_ns: AtomicU64,
+    /// What its streams have on the time line.
+    pub lines: Lines,
     legacy_stream: AtomicUsize,
     pub holdings: Mutex<Holdings>,
 }
@@ -127,8 +127,6 @@ impl Context {
         self.api_version.store(3020, Relaxed);
         self.broken.store(0, Relaxed);
         self.multiprocessors.store(0, Relaxed);
-        self.tail_ns.store(0, Relaxed);
-        self.blocking_tail_ns.store(0, Relaxed);
         *self.holdings.lock() = Holdings::of_context(base);
         self.id.store(NEXT_ID.fetch_add(1, Relaxed), Release);
         let legacy = Stream::create_default(self).inspect_err(|_| {
@@ -153,7 +151,9 @@ impl Context {
         }
         crate::array::destroy_of_context(id);
         crate::module::unload_of_context(id);
-        stream::destroy_of_context(id);
+        stream::destroy_of_context(self, id);
+        self.wait_for_lines();
+        driver().member.timeline(|timeline| self.lines.close(timeline));
         let mut held = std::mem::take(&mut *self.holdings.lock());
         for start in held.chunks.drain().into_iter().chain(held.array_chunks.drain()) {
             memory::give_chunk(device, start);
@@ -185,8 +185,29 @@ impl Context {
 
     /// Waits until all work queued so far is done.
     pub fn wait(&self) {
-        vcuda_fake_machine::sleep_until(self.tail_ns.load(Acquire));
+        self.wait_for_lines();
         crate::callback::wait_for_context(self.id.load(Relaxed));
+    }
+
+    fn wait_for_lines(&self) {
+        let member = &driver().member;
+        for tail in member.timeline(|timeline| self.lines.tails(timeline)) {
+            member.wait_for(tail);
+        }
+    }
+
+    /// Marks the end of all work queued so far, for an event.
+    pub fn mark_whole(&self, tag: u64) -> Result<Mark, CUerror> {
+        driver().member.timeline(|timeline| {
+            let line = self.lines.whole(timeline, self.device().gpu)?;
+            for tail in self.lines.tails(timeline) {
+                timeline.append(line, Unit::wait(tail), event::settle);
+            }
+            let earliest_ns = timeline.now_ns() + settings().times.record_delay_ns;
+            timeline
+                .append(line, Unit { earliest_ns, tag, ..Unit::MARK }, event::settle)
+                .ok_or(CUerror::OUT_OF_MEMORY)
+        })
     }
 
     /// Fails if an earlier kernel broke the context.

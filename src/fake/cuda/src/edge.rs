@@ -134,6 +134,13 @@ unsafe impl<T: Copy> Sync for Plain<T> {}
 /// An array that a function is given, whose length is another argument.
 pub struct Items<T>(*const T);
 
+impl<T> Items<T> {
+    /// The same place as an array of something else.
+    pub fn cast<U>(&self) -> Items<U> {
+        Items(self.0.cast())
+    }
+}
+
 impl<T: Copy> Items<T> {
     /// The first `count` items; none where the program gave no array.
     pub fn first(&self, count: usize) -> Vec<T> {

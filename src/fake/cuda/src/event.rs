@@ -1,7 +1,9 @@
-//! Events: marks on a stream's time line.
+//! Events: places on a stream's line, and the times at which they were passed.
 
 use crate::capture::{self, Capture};
 use crate::context::Context;
+use crate::cost;
+use crate::driver::driver;
 use crate::edge::{FromC, Out};
 use crate::settings::settings;
 use crate::slab::{Slab, handle_of};
@@ -9,20 +11,29 @@ use crate::stream::Stream;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize};
 use vcuda_driver::cuda::types::{CU_EVENT_DISABLE_TIMING, CUevent};
 use vcuda_driver::result::{CUerror, CUresult};
-use vcuda_fake_machine::{now_ns, sleep_until};
+use vcuda_fake_machine::{Dropped, Mark, Progress, Unit};
 
 pub static EVENTS: Slab<Event> = Slab::new();
+
+/// What an event stands for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Recorded {
+    #[default]
+    Never,
+    /// A place that wasn't passed when it was last looked for.
+    At(Mark),
+    /// A place that was passed at this time.
+    Passed { time_ns: u64 },
+}
 
 /// An event.
 #[derive(Default)]
 pub struct Event {
     flags: AtomicU32,
-    is_recorded: AtomicBool,
-    /// When the work before it is done.
-    pub time_ns: AtomicU64,
+    recorded: Mutex<Recorded>,
     /// Handle of the stream it was last recorded on.
     stream: AtomicUsize,
     is_captured: AtomicBool,
@@ -41,22 +52,39 @@ impl Event {
         self.flags.load(Relaxed) & CU_EVENT_DISABLE_TIMING == 0
     }
 
-    fn is_done(&self) -> bool {
-        if self.time_ns.load(Acquire) > now_ns() {
-            return false;
+    /// What it stands for by now.
+    fn recorded(&self) -> Recorded {
+        let recorded = *self.recorded.lock();
+        let Recorded::At(mark) = recorded else { return recorded };
+        driver().member.timeline(|timeline| {
+            if let Progress::Over { end_ns } = timeline.progress(mark) {
+                // A place whose record is gone was told of, unless its context ended.
+                let time_ns = end_ns.unwrap_or(timeline.now_ns());
+                settle_at(self, mark, time_ns);
+            }
+        });
+        *self.recorded.lock()
+    }
+
+    /// The place that it stands for, where that may not have been passed.
+    pub fn pending(&self) -> Option<Mark> {
+        match *self.recorded.lock() {
+            Recorded::At(mark) => Some(mark),
+            _ => None,
         }
-        let stream = crate::stream::STREAMS.get(self.stream.load(Relaxed));
-        stream.is_none_or(|stream| stream.pending.load(Acquire) == 0)
     }
 
     /// Marks the end of the work queued on a stream so far.
     pub fn record_on(&self, stream: &Stream) -> CUresult {
-        let end_ns = stream.end_ns()?;
         self.is_captured.store(false, Relaxed);
         self.stream.store(handle_of(stream), Relaxed);
-        self.time_ns.store(end_ns, Release);
-        self.is_recorded.store(true, Release);
-        Ok(())
+        if settings().is_null {
+            *self.recorded.lock() = Recorded::Passed { time_ns: 0 };
+            return Ok(());
+        }
+        let tag = handle_of(self) as u64;
+        let unit = Unit { earliest_ns: settings().times.record_delay_ns, tag, ..Unit::MARK };
+        stream.queue(unit, |mark| *self.recorded.lock() = Recorded::At(mark))
     }
 
     /// Marks a place in a capture.
@@ -84,6 +112,20 @@ impl Event {
     }
 }
 
+/// Takes note of the time of an event's place, whose record is about to be dropped.
+pub fn settle(dropped: Dropped) {
+    if let Some(event) = EVENTS.get(dropped.tag as usize) {
+        settle_at(event, dropped.mark, dropped.end_ns);
+    }
+}
+
+fn settle_at(event: &Event, mark: Mark, time_ns: u64) {
+    let mut recorded = event.recorded.lock();
+    if *recorded == Recorded::At(mark) {
+        *recorded = Recorded::Passed { time_ns };
+    }
+}
+
 pub fn create(out: Out<CUevent>, flags: u32) -> CUresult {
     Context::current()?;
     if flags & !7 != 0 {
@@ -91,9 +133,8 @@ pub fn create(out: Out<CUevent>, flags: u32) -> CUresult {
     }
     let event = EVENTS.add().ok_or(CUerror::OUT_OF_MEMORY)?;
     event.flags.store(flags, Relaxed);
-    event.is_recorded.store(false, Relaxed);
+    *event.recorded.lock() = Recorded::Never;
     event.is_captured.store(false, Relaxed);
-    event.time_ns.store(0, Relaxed);
     event.stream.store(0, Relaxed);
     *event.captured.lock() = None;
     out.set(CUevent(handle_of(event)));
@@ -109,6 +150,7 @@ pub fn record(event: &'static Event, stream: &'static Stream) -> CUresult {
     if capture::record_event(stream, event)? {
         return Ok(());
     }
+    let _cost = cost::begin(if event.is_timed() { settings().times.record_ns } else { 0 });
     event.record_on(stream)
 }
 
@@ -118,27 +160,36 @@ pub fn record_with_flags(event: &'static Event, stream: &'static Stream, _flags:
 
 /// Marks the end of everything queued in a context.
 pub fn record_on_context(context: &'static Context, event: &'static Event) -> CUresult {
-    event.time_ns.store(context.tail_ns.load(Acquire), Release);
-    event.is_recorded.store(true, Release);
+    if settings().is_null {
+        *event.recorded.lock() = Recorded::Passed { time_ns: 0 };
+        return Ok(());
+    }
+    let mark = context.mark_whole(handle_of(event) as u64)?;
+    *event.recorded.lock() = Recorded::At(mark);
     Ok(())
 }
 
 /// Makes everything queued later in a context wait for an event.
 pub fn wait_on_context(context: &'static Context, event: &'static Event) -> CUresult {
-    let time_ns = event.time_ns.load(Acquire);
-    context.legacy_stream()?.wait_until(time_ns)
+    let Some(mark) = event.pending() else { return Ok(()) };
+    crate::stream::all_of_context(context).into_iter().try_for_each(|stream| stream.wait_for(mark))
 }
 
 pub fn query(event: &'static Event) -> CUresult {
     event.check_not_captured()?;
     capture::forbid_unsafe()?;
-    if event.is_done() { Ok(()) } else { Err(CUerror::NOT_READY) }
+    match event.recorded() {
+        Recorded::At(_) => Err(CUerror::NOT_READY),
+        _ => Ok(()),
+    }
 }
 
 pub fn synchronize(event: &'static Event) -> CUresult {
     event.check_not_captured()?;
     capture::forbid_unsafe()?;
-    sleep_until(event.time_ns.load(Acquire));
+    if let Some(mark) = event.pending() {
+        driver().member.wait_for(mark);
+    }
     if let Some(stream) = crate::stream::STREAMS.get(event.stream.load(Relaxed)) {
         crate::callback::wait_for_stream(stream);
         let context = stream.context()?;
@@ -148,20 +199,26 @@ pub fn synchronize(event: &'static Event) -> CUresult {
     Ok(())
 }
 
+/// What the GPU's timer shows at a time.
+fn timer_ns(time_ns: u64) -> i64 {
+    (time_ns - time_ns % settings().times.timer_ns.max(1)) as i64
+}
+
+/// The time between two events, as coarse as the GPU's timer and as a float of milliseconds.
 pub fn elapsed(milliseconds: Out<f32>, start: &'static Event, end: &'static Event) -> CUresult {
     for event in [start, end] {
         if event.is_captured.load(Acquire) {
             return Err(CUerror::INVALID_VALUE);
         }
-        if !event.is_timed() || !event.is_recorded.load(Acquire) {
+        if !event.is_timed() || event.recorded() == Recorded::Never {
             return Err(CUerror::INVALID_HANDLE);
         }
     }
-    let is_over = settings().is_null || start.is_done() && end.is_done();
-    if !is_over {
-        return Err(CUerror::NOT_READY);
+    match (start.recorded(), end.recorded()) {
+        (Recorded::Passed { time_ns: start_ns }, Recorded::Passed { time_ns: end_ns }) => {
+            milliseconds.set(((timer_ns(end_ns) - timer_ns(start_ns)) as f64 / 1e6) as f32);
+            Ok(())
+        }
+        _ => Err(CUerror::NOT_READY),
     }
-    let time = |event: &Event| event.time_ns.load(Acquire) as i64;
-    milliseconds.set(((time(end) - time(start)) as f64 / 1e6) as f32);
-    Ok(())
 }

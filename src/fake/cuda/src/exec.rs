@@ -1,10 +1,12 @@
 //! Executable graphs: made of graphs, launched on streams, changed in small ways.
 
+use crate::cost;
 use crate::driver::driver;
 use crate::edge::{FromC, Out};
 use crate::graph::{self, Graph, Template};
 use crate::graph_memory;
 use crate::raw;
+use crate::settings::settings;
 use crate::slab::{Slab, handle_of};
 use crate::space::{self, Kind};
 use crate::stream::{self, Stream};
@@ -73,6 +75,7 @@ impl Exec {
     fn launch(&self, stream: &'static Stream) -> CUresult {
         let template = self.template();
         let Some(Work::Graph(template, _)) = graph::add_to_capture(stream, template)? else { return Ok(()) };
+        let _cost = cost::begin(settings().times.launch_ns);
         self.bind(&template)?;
         self.settle_allocations(&template)?;
         template.run(stream)

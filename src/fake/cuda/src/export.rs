@@ -259,10 +259,12 @@ implement! {$
         callback::launch: cuLaunchHostFunc cuLaunchHostFunc_ptsz;
         callback::launch_v2: cuLaunchHostFunc_v2 cuLaunchHostFunc_v2_ptsz;
         callback::add: cuStreamAddCallback cuStreamAddCallback_ptsz;
-        callback::write_value32: cuStreamWriteValue32 cuStreamWriteValue32_ptsz cuStreamWriteValue32_v2 cuStreamWriteValue32_v2_ptsz;
-        callback::write_value64: cuStreamWriteValue64 cuStreamWriteValue64_ptsz cuStreamWriteValue64_v2 cuStreamWriteValue64_v2_ptsz;
-        callback::wait_value32: cuStreamWaitValue32 cuStreamWaitValue32_ptsz cuStreamWaitValue32_v2 cuStreamWaitValue32_v2_ptsz;
-        callback::wait_value64: cuStreamWaitValue64 cuStreamWaitValue64_ptsz cuStreamWaitValue64_v2 cuStreamWaitValue64_v2_ptsz;
+        values::write_32: cuStreamWriteValue32 cuStreamWriteValue32_ptsz cuStreamWriteValue32_v2 cuStreamWriteValue32_v2_ptsz;
+        values::write_64: cuStreamWriteValue64 cuStreamWriteValue64_ptsz cuStreamWriteValue64_v2 cuStreamWriteValue64_v2_ptsz;
+        values::wait_32: cuStreamWaitValue32 cuStreamWaitValue32_ptsz cuStreamWaitValue32_v2 cuStreamWaitValue32_v2_ptsz;
+        values::wait_64: cuStreamWaitValue64 cuStreamWaitValue64_ptsz cuStreamWaitValue64_v2 cuStreamWaitValue64_v2_ptsz;
+
+        values::batch: cuStreamBatchMemOp cuStreamBatchMemOp_ptsz cuStreamBatchMemOp_v2 cuStreamBatchMemOp_v2_ptsz;
 
         event::create: cuEventCreate;
         event::destroy: cuEventDestroy cuEventDestroy_v2;

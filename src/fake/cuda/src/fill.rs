@@ -3,7 +3,7 @@
 use crate::context::Context;
 use crate::settings::settings;
 use crate::stream::{self, Stream};
-use crate::transfer::{DEVICE_LINK, OVERHEAD_NS, linear};
+use crate::transfer::{DEVICE_LINK, OVERHEAD_NS, WHOLE_GPU, linear};
 use crate::work::Work;
 use crate::{memory, raw};
 use vcuda_driver::cuda::types::*;
@@ -49,7 +49,7 @@ impl Fill {
         }
         memory::touch(params.dst.0);
         let bytes = (params.width * params.height) as u64 * u64::from(params.elementSize);
-        stream.queue_copy(OVERHEAD_NS + bytes / DEVICE_LINK).map(|_| ())
+        stream.queue_work(WHOLE_GPU, OVERHEAD_NS + bytes / DEVICE_LINK)
     }
 }
 

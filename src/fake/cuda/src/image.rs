@@ -6,6 +6,8 @@
 //! ```text
 //! // simulated: spin duration_ns=param0       entry `spin` lasts as long as its first parameter says
 //! // simulated: step duration_ns=200000       entry `step` lasts 200 us
+//! // simulated: part width=25%                it leaves room for other kernels of the process beside it
+//! // simulated: wait until=param0 width=10%   it lasts until the word that the parameter points to isn't 0
 //! // simulated: image_bytes=209715200         the image takes 200 MiB of the device
 //! ```
 
@@ -28,11 +30,13 @@ pub struct Image {
 }
 
 /// An entry function.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Entry {
     pub name: CString,
     pub parameters: Vec<Parameter>,
     pub duration: Duration,
+    /// The hundredths of the GPU's processors that it takes.
+    pub percent: u32,
     pub effect: Effect,
 }
 
@@ -49,6 +53,8 @@ pub enum Duration {
     Fixed(u64),
     /// As the parameter of this number says, in nanoseconds.
     Parameter(usize),
+    /// Until the 32-bit word that the parameter of this number points to isn't 0.
+    Until(usize),
 }
 
 impl Default for Duration {
@@ -74,6 +80,29 @@ impl Effect {
             ("fill_u32", 3) => Effect::FillU32,
             ("saxpy_f32", 4) => Effect::SaxpyF32,
             _ => Effect::None,
+        }
+    }
+}
+
+impl Entry {
+    fn new(name: CString) -> Entry {
+        let (duration, effect) = (Duration::default(), Effect::None);
+        Entry { name, parameters: Vec::new(), duration, percent: 100, effect }
+    }
+
+    /// Takes over one attribute of a directive. One that isn't understood changes nothing.
+    fn apply(&mut self, attribute: &str) {
+        let Some((name, value)) = attribute.split_once('=') else { return };
+        let parameter = value.strip_prefix("param").and_then(|number| number.parse().ok());
+        let fixed = value.parse().ok().map(Duration::Fixed);
+        match name {
+            "duration_ns" => self.duration = parameter.map(Duration::Parameter).or(fixed).unwrap_or_default(),
+            "until" => self.duration = parameter.map_or(self.duration, Duration::Until),
+            "width" => {
+                let percent = value.trim_end_matches('%').parse();
+                self.percent = percent.map_or(self.percent, |percent: u32| percent.clamp(1, 100));
+            }
+            _ => {}
         }
     }
 }
@@ -114,10 +143,7 @@ impl Image {
         }
         let Some(entry) = self.entries.get_mut(first) else { return };
         for word in words {
-            let Some(duration) = word.strip_prefix("duration_ns=") else { continue };
-            let parameter = duration.strip_prefix("param").and_then(|number| number.parse().ok());
-            let fixed = duration.parse().ok().map(Duration::Fixed);
-            entry.duration = parameter.map(Duration::Parameter).or(fixed).unwrap_or_default();
+            entry.apply(word);
         }
     }
 
@@ -129,7 +155,7 @@ impl Image {
     /// The entry of a name.
     pub fn entry(&self, name: &str) -> Option<Entry> {
         if self.is_binary {
-            return Some(Entry { name: CString::new(name).ok()?, ..Entry::default() });
+            return CString::new(name).ok().map(Entry::new);
         }
         self.entries.get(name).cloned()
     }
@@ -179,7 +205,7 @@ fn read_entry(text: &str) -> Option<(Entry, &str)> {
     }
     let effect = Effect::of(name, parameters.len());
     let name = CString::new(name).ok()?;
-    Some((Entry { name, parameters, duration, effect }, rest))
+    Some((Entry { parameters, duration, effect, ..Entry::new(name) }, rest))
 }
 
 /// Size and alignment of what a declaration such as `.param .align 8 .b8 name[16]` declares.
@@ -233,12 +259,14 @@ mod tests {
 .target sm_70
 .address_size 64
 // simulated: spin duration_ns=param0
-// simulated: step duration_ns=200000
+// simulated: step duration_ns=200000 width=25%
+// simulated: wait until=param1 width=300
 // simulated: image_bytes=4194304
 .visible .global .align 4 .b8 table[256];
 .visible .entry spin(.param .u64 ns) { ret; } /* .entry not_this( */
 .visible .entry step() { ret; }
-.visible .entry wait(.param .u32 n, .param .u64 .ptr .align 16 duration_ns) { ret; }
+.visible .entry wait(.param .u32 n, .param .u64 address) { ret; }
+.visible .entry later(.param .u32 n, .param .u64 .ptr .align 16 duration_ns) { ret; }
 .entry fill_u32(
   .param .u64 fill_u32_param_0, // an address
   .param .u32 fill_u32_param_1,
@@ -250,12 +278,15 @@ mod tests {
     #[test]
     fn entries_are_found_with_what_they_are_simulated_as() {
         let image = Image::from_ptx(PTX).unwrap();
-        assert_eq!(image.entries.len(), 4);
+        assert_eq!(image.entries.len(), 5);
         assert_eq!(image.bytes, 4 << 20);
         assert_eq!(image.globals["table"], 256);
         assert_eq!(image.entries["spin"].duration, Duration::Parameter(0));
         assert_eq!(image.entries["step"].duration, Duration::Fixed(200_000));
-        assert_eq!(image.entries["wait"].duration, Duration::Parameter(1));
+        assert_eq!(image.entries["wait"].duration, Duration::Until(1));
+        assert_eq!(image.entries["later"].duration, Duration::Parameter(1));
+        let percents = ["spin", "step", "wait"].map(|name| image.entries[name].percent);
+        assert_eq!(percents, [100, 25, 100]);
         let fill = &image.entries["fill_u32"];
         assert_eq!(fill.effect, Effect::FillU32);
         assert_eq!(fill.duration, Duration::Fixed(USUAL_NS));

@@ -6,13 +6,17 @@ use crate::image::{Duration, Effect, Entry};
 use crate::settings::settings;
 use crate::slab::handle_of;
 use crate::stream::Stream;
-use crate::{capture, memory, raw, space};
+use crate::values::{self, Value};
+use crate::{capture, cost, memory, raw, space};
 use std::ffi::c_void;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use vcuda_driver::cuda::types::*;
 use vcuda_driver::result::{CUerror, CUresult};
+use vcuda_fake_machine::{Engine, Length, Unit};
 
+/// How long a kernel waits for a value at most.
+const LONGEST_WAIT_NS: u64 = 10_000_000_000;
 /// Marks in the `extra` array of a launch.
 const LAUNCH_PARAM_END: u64 = 0;
 const LAUNCH_PARAM_BUFFER_POINTER: u64 = 1;
@@ -172,18 +176,40 @@ fn run(function: &Function, parameters: Parameters, stream: &Stream) -> CUresult
         // As on a GPU, a bad access shows at the next wait and ends the context's usefulness.
         context.break_with(error);
     }
-    let duration_ns = match entry.duration {
-        Duration::Fixed(duration_ns) => duration_ns,
-        Duration::Parameter(index) => parameters.number(entry, index).ok_or(CUerror::INVALID_VALUE)?,
-    };
-    stream.queue_kernel(slowed(duration_ns, context))
+    let number = |index| parameters.number(entry, index).ok_or(CUerror::INVALID_VALUE);
+    let (percent, slowness) = part_of(context);
+    let engine = Engine::Processors { percent: entry.percent.min(percent) };
+    match entry.duration {
+        Duration::Fixed(duration_ns) => stream.queue_work(engine, slowness.of(duration_ns)),
+        Duration::Parameter(index) => stream.queue_work(engine, slowness.of(number(index)?)),
+        Duration::Until(index) => {
+            let value = Value::set_at(number(index)?);
+            let length = Length::Open { most_ns: LONGEST_WAIT_NS };
+            let earliest_ns = settings().times.launch_delay_ns;
+            let unit = Unit { engine, length, earliest_ns, ..Unit::MARK };
+            stream.queue(unit, |mark| values::watch(mark, value))
+        }
+    }
 }
 
-/// A kernel on a part of the GPU takes as much longer as the part is smaller.
-fn slowed(duration_ns: u64, context: &Context) -> u64 {
-    match u64::from(context.multiprocessors.load(Relaxed)) {
-        0 => duration_ns,
-        part => duration_ns * u64::from(context.device().facts().multiprocessors) / part,
+/// How much longer a kernel takes that has only some of the multiprocessors.
+struct Slowness {
+    all: u64,
+    part: u64,
+}
+
+impl Slowness {
+    fn of(&self, duration_ns: u64) -> u64 {
+        if self.all == self.part { duration_ns } else { duration_ns.saturating_mul(self.all) / self.part }
+    }
+}
+
+/// The hundredths of the GPU that a context has, and how much longer kernels take there.
+fn part_of(context: &Context) -> (u32, Slowness) {
+    let all = context.device().facts().multiprocessors;
+    match context.multiprocessors.load(Relaxed) {
+        0 => (100, Slowness { all: 1, part: 1 }),
+        part => (part * 100 / all, Slowness { all: u64::from(all), part: u64::from(part) }),
     }
 }
 
@@ -247,6 +273,7 @@ fn launch_now(
 ) -> CUresult {
     stream.context()?.check()?;
     shape.check()?;
+    let _cost = cost::begin(settings().times.launch_ns);
     let parameters = Parameters::find(function.entry()?, pointers, extra)?;
     run(function, parameters, stream)
 }

@@ -15,7 +15,7 @@ use std::ffi::c_void;
 use std::sync::atomic::Ordering::Relaxed;
 use vcuda_driver::cuda::types::*;
 use vcuda_driver::result::{CUerror, CUresult};
-use vcuda_fake_machine::now_ns;
+use vcuda_fake_machine::Mark;
 
 pub static POOLS: Slab<Pool> = Slab::new();
 
@@ -79,13 +79,13 @@ impl Pool {
         Ok(address)
     }
 
-    /// Takes an allocation back, for others from `ready_ns` on.
-    fn free(&'static self, address: u64, stream: usize, ready_ns: u64) {
+    /// Takes an allocation back, for others once `ready` was passed.
+    fn free(&'static self, address: u64, stream: usize, ready: Mark) {
         let mut memory = self.memory.lock();
         let Some(bytes) = memory.live.remove(&address) else { return };
         let used = memory.used.now - bytes;
         memory.used.set(used);
-        memory.freed.push(Freed { address, bytes, stream, ready_ns });
+        memory.freed.push(Freed { address, bytes, stream, ready });
         memory.mark_unsettled();
         if memory.is_destroyed && memory.live.is_empty() {
             drop(memory);
@@ -120,14 +120,13 @@ pub fn release_surplus(device: &Device, stream: Option<&Stream>) {
 
 #[cold]
 fn release_surplus_of(ordinal: usize, stream: Option<usize>) {
-    let now = now_ns();
     for pool in POOLS.live() {
         let mut memory = pool.memory.lock();
         if memory.ordinal != ordinal || !memory.is_unsettled {
             continue;
         }
         let freed_before = memory.freed.len();
-        memory.settle(|freed| freed.ready_ns <= now && stream.is_none_or(|stream| freed.stream == stream));
+        memory.settle(|freed| stream.is_none_or(|stream| freed.stream == stream) && freed.is_over());
         if memory.freed.len() == freed_before && stream.is_some() {
             continue;
         }
@@ -146,7 +145,7 @@ pub fn free_now(address: u64) -> CUresult {
         return Err(CUerror::INVALID_VALUE);
     };
     if let Some(pool) = POOLS.get(pool) {
-        pool.free(address, 0, 0);
+        pool.free(address, 0, Mark::NONE);
         release_surplus(&driver().devices[ordinal], None);
     }
     Ok(())
@@ -208,7 +207,7 @@ pub fn free_async(address: CUdeviceptr, stream: &'static Stream) -> CUresult {
             let removed = space::remove_if(address.0, |found| found.kind == Kind::Pooled(pool));
             removed.ok_or(CUerror::INVALID_VALUE)?;
             if let Some(pool) = POOLS.get(pool) {
-                pool.free(address.0, handle_of(stream), stream.end_ns()?);
+                pool.free(address.0, handle_of(stream), stream.tail());
             }
             Ok(())
         }
@@ -253,8 +252,7 @@ pub fn destroy(pool: &'static Pool) -> CUresult {
 pub fn trim_to(pool: &'static Pool, keep_bytes: usize) -> CUresult {
     capture::forbid_unsafe()?;
     let mut memory = pool.memory.lock();
-    let now = now_ns();
-    memory.settle(|freed| freed.ready_ns <= now);
+    memory.settle(Freed::is_over);
     memory.shrink_to(keep_bytes as u64);
     Ok(())
 }

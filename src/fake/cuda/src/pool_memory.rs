@@ -8,7 +8,7 @@ use crate::pool::POOLS;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use vcuda_driver::result::CUerror;
-use vcuda_fake_machine::{now_ns, sleep_until};
+use vcuda_fake_machine::Mark;
 
 /// What a pool grows by.
 pub const STEP_BYTES: u64 = 32 << 20;
@@ -45,7 +45,15 @@ pub struct Freed {
     pub address: u64,
     pub bytes: u64,
     pub stream: usize,
-    pub ready_ns: u64,
+    /// Where its stream is done with it.
+    pub ready: Mark,
+}
+
+impl Freed {
+    /// Whether its stream is done with it.
+    pub fn is_over(&self) -> bool {
+        driver().member.timeline(|timeline| timeline.is_over(self.ready))
+    }
 }
 
 /// A figure and the most that it ever was.
@@ -81,8 +89,7 @@ impl PoolMemory {
 
     pub fn take(&mut self, bytes: u64, stream: usize) -> Result<u64, CUerror> {
         let bytes = bytes.checked_next_multiple_of(UNIT_BYTES).ok_or(CUerror::OUT_OF_MEMORY)?;
-        let now = now_ns();
-        self.settle(|freed| freed.stream == stream || freed.ready_ns <= now);
+        self.settle(|freed| freed.stream == stream || freed.is_over());
         let address = match self.find_backed(bytes) {
             Some(address) => address,
             None => self.grow_for(bytes)?,
@@ -110,8 +117,9 @@ impl PoolMemory {
 
     /// Waits for whatever still uses freed memory.
     pub fn settle_all(&mut self) {
-        let last_ns = self.freed.iter().map(|freed| freed.ready_ns).max().unwrap_or(0);
-        sleep_until(last_ns);
+        for freed in &self.freed {
+            driver().member.wait_for(freed.ready);
+        }
         self.settle(|_| true);
     }
 

@@ -1,21 +1,21 @@
-//! Streams: lines of work on a virtual time line. Queuing work computes when it will be over; waiting for it
-//! sleeps until then.
+//! Streams: lines of work on the machine's time line.
 
 use crate::capture::{self, StreamCapture};
 use crate::context::{CONTEXTS, Context};
 use crate::driver::driver;
 use crate::edge::{FromC, Out};
 use crate::event::Event;
-use crate::gate;
+use crate::lines::Role;
 use crate::settings::settings;
 use crate::slab::{Slab, handle_of};
+use crate::{cost, event, gate};
 use parking_lot::Mutex;
 use std::cell::RefCell;
-use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, AtomicUsize};
 use vcuda_driver::cuda::types::*;
 use vcuda_driver::result::{CUerror, CUresult};
-use vcuda_fake_machine::{now_ns, sleep_until};
+use vcuda_fake_machine::{Engine, Length, LineId, Mark, Timeline, Unit};
 
 pub static STREAMS: Slab<Stream> = Slab::new();
 
@@ -28,8 +28,8 @@ pub struct Stream {
     flags: AtomicU32,
     priority: AtomicI32,
     kind: AtomicU32,
-    /// When all work queued so far is done.
-    pub tail_ns: AtomicU64,
+    /// The stream's line on the time line, as a word; 0 until there is work.
+    line: AtomicU64,
     /// Host functions and writes that are still to happen.
     pub pending: AtomicU32,
     pub is_capturing: AtomicBool,
@@ -87,7 +87,7 @@ impl Stream {
         stream.flags.store(flags, Relaxed);
         stream.priority.store(priority.clamp(-5, 0), Relaxed);
         stream.kind.store(kind, Relaxed);
-        stream.tail_ns.store(0, Relaxed);
+        stream.line.store(0, Relaxed);
         stream.pending.store(0, Relaxed);
         stream.is_capturing.store(false, Relaxed);
         *stream.capture.lock() = None;
@@ -126,60 +126,88 @@ impl Stream {
         self.flags.load(Relaxed) & CU_STREAM_NON_BLOCKING == 0
     }
 
-    /// When work queued now can begin.
-    fn start_ns(&self, context: &Context) -> u64 {
-        let other = if self.is_legacy() {
-            context.blocking_tail_ns.load(Acquire)
-        } else if self.is_blocking() {
-            context.legacy_stream().map_or(0, |legacy| legacy.tail_ns.load(Acquire))
-        } else {
-            0
-        };
-        now_ns().max(self.tail_ns.load(Acquire)).max(other)
-    }
-
-    /// Makes whatever comes later wait until `end_ns`.
-    pub fn wait_until(&self, end_ns: u64) -> CUresult {
-        let context = self.context()?;
-        self.tail_ns.fetch_max(end_ns, AcqRel);
-        context.tail_ns.fetch_max(end_ns, AcqRel);
-        if self.is_blocking() && !self.is_legacy() {
-            context.blocking_tail_ns.fetch_max(end_ns, AcqRel);
+    fn role(&self) -> Role {
+        match (self.is_legacy(), self.is_blocking()) {
+            (true, _) => Role::Legacy,
+            (false, true) => Role::Blocking,
+            (false, false) => Role::Independent,
         }
-        Ok(())
     }
 
-    /// Queues work for the GPU's processors, which all streams of all processes share.
-    #[inline]
-    pub fn queue_kernel(&self, duration_ns: u64) -> CUresult {
+    fn line(&self) -> Option<LineId> {
+        LineId::from_word(self.line.load(Acquire))
+    }
+
+    fn open_line(&self, context: &Context, timeline: &mut Timeline) -> Result<LineId, CUerror> {
+        if let Some(line) = self.line() {
+            return Ok(line);
+        }
+        let line = context.lines.open(timeline, context.device().gpu, self.role())?;
+        self.line.store(line.to_word(), Release);
+        Ok(line)
+    }
+
+    /// Queues a unit behind everything that the stream waits for, and tells its place before anything else can
+    /// happen. `unit.earliest_ns` counts from the end of the call. Blocks while too much is pending.
+    pub fn queue(&self, unit: Unit, queued: impl Fn(Mark)) -> CUresult {
         if settings().is_null {
             return Ok(());
         }
         let context = self.context()?;
-        let start_ns = self.start_ns(context);
-        let span = driver().member.queue(context.device().gpu, start_ns, duration_ns);
-        self.wait_until(span.end_ns)
-    }
-
-    /// Queues work that leaves the processors alone, such as a copy. Returns when it ends.
-    pub fn queue_copy(&self, duration_ns: u64) -> Result<u64, CUerror> {
-        if settings().is_null {
-            return Ok(0);
+        let member = &driver().member;
+        loop {
+            let full = member.timeline(|timeline| {
+                let line = self.open_line(context, timeline)?;
+                if !context.lines.wait_for_others(timeline, line, self.role()) {
+                    return Ok(timeline.head(line));
+                }
+                let earliest_ns = timeline.now_ns().max(cost::end_ns()) + unit.earliest_ns;
+                let mark = timeline.append(line, Unit { earliest_ns, ..unit }, event::settle);
+                queued(mark.ok_or(CUerror::UNKNOWN)?);
+                Ok(None)
+            })?;
+            match full {
+                None => return Ok(()),
+                Some(head) => member.wait_for(head),
+            }
         }
-        let end_ns = self.start_ns(self.context()?) + duration_ns;
-        self.wait_until(end_ns)?;
-        Ok(end_ns)
     }
 
-    /// When the work queued so far is done: later than now, or in the past.
-    pub fn end_ns(&self) -> Result<u64, CUerror> {
-        if settings().is_null { Ok(0) } else { Ok(self.start_ns(self.context()?)) }
+    /// Queues work for an engine.
+    pub fn queue_work(&self, engine: Engine, duration_ns: u64) -> CUresult {
+        let earliest_ns = settings().times.launch_delay_ns;
+        self.queue(Unit { engine, length: Length::Fixed(duration_ns), earliest_ns, ..Unit::MARK }, |_| {})
+    }
+
+    /// Makes whatever comes later wait for a place.
+    pub fn wait_for(&self, mark: Mark) -> CUresult {
+        if driver().member.timeline(|timeline| timeline.is_over(mark)) {
+            return Ok(());
+        }
+        self.queue(Unit::wait(mark), |_| {})
+    }
+
+    /// The end of the work queued so far.
+    pub fn tail(&self) -> Mark {
+        match self.line() {
+            Some(line) => driver().member.timeline(|timeline| timeline.tail(line)),
+            None => Mark::NONE,
+        }
+    }
+
+    /// The ends of all that waiting for the stream waits for: the default stream stands for others too.
+    fn tails(&self) -> Result<Vec<Mark>, CUerror> {
+        if !self.is_legacy() {
+            return Ok(vec![self.tail()]);
+        }
+        let lines = &self.context()?.lines;
+        Ok(driver().member.timeline(|timeline| lines.default_tails(timeline)))
     }
 
     /// Waits until the work queued so far is done.
     pub fn wait(&self) -> CUresult {
         let context = self.context()?;
-        sleep_until(self.end_ns()?);
+        self.tails()?.into_iter().for_each(|tail| driver().member.wait_for(tail));
         crate::callback::wait_for_stream(self);
         crate::pool::release_surplus(context.device(), Some(self));
         context.check()
@@ -188,21 +216,36 @@ impl Stream {
     /// Whether the work queued so far is done.
     pub fn is_done(&self) -> Result<bool, CUerror> {
         self.context()?.check()?;
-        Ok(self.pending.load(Acquire) == 0 && (settings().is_null || self.tail_ns.load(Acquire) <= now_ns()))
+        if self.pending.load(Acquire) > 0 {
+            return Ok(false);
+        }
+        let tails = self.tails()?;
+        Ok(driver().member.timeline(|timeline| tails.into_iter().all(|tail| timeline.is_over(tail))))
     }
 
     /// Ends the stream. Work queued on it is still done.
-    fn destroy(&'static self) {
+    fn destroy(&'static self, context: &Context) {
         capture::abandon(self);
+        if let Some(line) = LineId::from_word(self.line.swap(0, AcqRel)) {
+            driver().member.timeline(|timeline| context.lines.leave(timeline, line));
+        }
         STREAMS.remove(self);
     }
 }
 
-/// Ends the streams of a context that ended.
-pub fn destroy_of_context(context_id: u64) {
+/// The streams of a context.
+pub fn all_of_context(context: &Context) -> Vec<&'static Stream> {
+    let context_id = context.id.load(Relaxed);
+    let mut streams = STREAMS.live();
+    streams.retain(|stream| stream.context_id.load(Relaxed) == context_id);
+    streams
+}
+
+/// Ends the streams of a context that ended, which had this id.
+pub fn destroy_of_context(context: &Context, context_id: u64) {
     for stream in STREAMS.live() {
         if stream.context_id.load(Relaxed) == context_id {
-            stream.destroy();
+            stream.destroy(context);
         }
     }
 }
@@ -222,11 +265,12 @@ pub fn destroy(handle: CUstream) -> CUresult {
     if stream.kind.load(Relaxed) != CREATED {
         return Err(CUerror::INVALID_HANDLE);
     }
-    if let Ok(context) = stream.context() {
+    let context = stream.context()?;
+    {
         let mut held = context.holdings.lock();
         held.streams = held.streams.saturating_sub(1);
     }
-    stream.destroy();
+    stream.destroy(context);
     Ok(())
 }
 
@@ -246,7 +290,7 @@ pub fn wait_event(stream: &'static Stream, event: &'static Event, _flags: u32) -
     if capture::join_by_event(stream, event)? {
         return Ok(());
     }
-    stream.wait_until(event.time_ns.load(Acquire))
+    event.pending().map_or(Ok(()), |mark| stream.wait_for(mark))
 }
 
 pub fn get_flags(stream: &'static Stream, out: Out<u32>) -> CUresult {

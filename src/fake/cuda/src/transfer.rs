@@ -11,10 +11,13 @@ use crate::{memory, raw};
 use std::ffi::c_void;
 use vcuda_driver::cuda::types::*;
 use vcuda_driver::result::{CUerror, CUresult};
+use vcuda_fake_machine::Engine;
 
 /// Bytes per nanosecond between host and device, and within a device.
 const HOST_LINK: u64 = 25;
 pub const DEVICE_LINK: u64 = 2000;
+/// All processors.
+pub const WHOLE_GPU: Engine = Engine::Processors { percent: 100 };
 /// What every copy or fill takes at least.
 pub const OVERHEAD_NS: u64 = 1000;
 
@@ -112,6 +115,16 @@ impl Transfer {
         self.to.is_host || self.from.is_host
     }
 
+    /// What does the copy: within a device, the processors.
+    fn engine(&self) -> Engine {
+        match (self.from.is_host, self.to.is_host) {
+            (true, true) => Engine::None,
+            (true, false) => Engine::FromHost,
+            (false, true) => Engine::ToHost,
+            (false, false) => WHOLE_GPU,
+        }
+    }
+
     /// Queues the copy.
     pub fn run(&self, stream: &'static Stream) -> CUresult {
         if settings().has_contents {
@@ -123,7 +136,7 @@ impl Transfer {
             }
         }
         let link = if self.involves_host() { HOST_LINK } else { DEVICE_LINK };
-        stream.queue_copy(OVERHEAD_NS + self.bytes() / link).map(|_| ())
+        stream.queue_work(self.engine(), OVERHEAD_NS + self.bytes() / link)
     }
 
     fn move_bytes(&self) {

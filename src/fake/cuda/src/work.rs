@@ -1,14 +1,17 @@
 //! One piece of work: what a stream is given, and what a graph's node does. Its effect on memory happens
-//! when it is queued, in the order of queuing; its time passes on the stream's time line.
+//! when it is queued, in the order of queuing; its time passes on the stream's line. Host functions and values
+//! that a stream writes or waits for happen in their time.
 
 use crate::callback::{self, Action};
-use crate::capture;
 use crate::event::EVENTS;
 use crate::fill::Fill;
 use crate::graph::Template;
 use crate::kernel::Launch;
+use crate::settings::settings;
 use crate::stream::Stream;
 use crate::transfer::Transfer;
+use crate::values::Value;
+use crate::{capture, cost};
 use std::sync::Arc;
 use vcuda_driver::cuda::types::*;
 use vcuda_driver::result::{CUerror, CUresult};
@@ -24,14 +27,8 @@ pub enum Work {
         function: usize,
         data: usize,
     },
-    Write32 {
-        address: u64,
-        value: u32,
-    },
-    Write64 {
-        address: u64,
-        value: u64,
-    },
+    /// Values in memory that are written and waited for.
+    Values(Arc<[Value]>),
     /// A graph within a graph, and the handle that it can be edited by.
     Graph(Arc<Template>, usize),
     RecordEvent(usize),
@@ -47,7 +44,10 @@ impl Work {
     pub fn submit(self, stream: &'static Stream) -> CUresult {
         match capture::add(stream, self)? {
             None => Ok(()),
-            Some(work) => work.run(stream),
+            Some(work) => {
+                let _cost = cost::begin(settings().times.launch_ns);
+                work.run(stream)
+            }
         }
     }
 
@@ -60,17 +60,12 @@ impl Work {
             Work::Transfer(transfer) => transfer.run(stream),
             Work::Fill(fill) => fill.run(stream),
             &Work::Host { function, data } => callback::at_end_of(stream, Action::Call { function, data }),
-            &Work::Write32 { address, value } => {
-                callback::at_end_of(stream, Action::Write32 { address, value })
-            }
-            &Work::Write64 { address, value } => {
-                callback::at_end_of(stream, Action::Write64 { address, value })
-            }
+            Work::Values(values) => values.iter().try_for_each(|value| value.run(stream)),
             Work::Graph(template, _) => template.run(stream),
             &Work::RecordEvent(event) => EVENTS.get(event).ok_or(CUerror::INVALID_HANDLE)?.record_on(stream),
             &Work::WaitEvent(event) => {
                 let event = EVENTS.get(event).ok_or(CUerror::INVALID_HANDLE)?;
-                stream.wait_until(event.time_ns.load(std::sync::atomic::Ordering::Acquire))
+                event.pending().map_or(Ok(()), |mark| stream.wait_for(mark))
             }
             Work::Alloc(range) => {
                 range.enter(stream);
@@ -88,7 +83,7 @@ impl Work {
             Work::Transfer(_) => CU_GRAPH_NODE_TYPE_MEMCPY,
             Work::Fill(_) => CU_GRAPH_NODE_TYPE_MEMSET,
             Work::Host { .. } => CU_GRAPH_NODE_TYPE_HOST,
-            Work::Write32 { .. } | Work::Write64 { .. } => CU_GRAPH_NODE_TYPE_BATCH_MEM_OP,
+            Work::Values(_) => CU_GRAPH_NODE_TYPE_BATCH_MEM_OP,
             Work::Graph(..) => CU_GRAPH_NODE_TYPE_GRAPH,
             Work::RecordEvent(_) => CU_GRAPH_NODE_TYPE_EVENT_RECORD,
             Work::WaitEvent(_) => CU_GRAPH_NODE_TYPE_WAIT_EVENT,

@@ -35,3 +35,22 @@ pub fn sleep_until(deadline_ns: u64) {
         };
     }
 }
+
+/// Sleeps for a while on the way to `deadline_ns`, which may turn out to be later: until then if it is near, for
+/// some milliseconds if it is far, for some microseconds if it has passed.
+pub fn doze_until(deadline_ns: u64) {
+    const FAR_NS: u64 = 10_000_000;
+    const NEAR_NS: u64 = 20_000;
+    let now = now_ns();
+    if deadline_ns > now.saturating_add(FAR_NS) {
+        sleep_for(FAR_NS);
+    } else if deadline_ns > now {
+        sleep_until(deadline_ns);
+    } else {
+        sleep_for(NEAR_NS);
+    }
+}
+
+fn sleep_for(time_ns: u64) {
+    std::thread::sleep(std::time::Duration::from_nanos(time_ns));
+}

@@ -1,8 +1,10 @@
 //! The shape of the state file: what every process that uses the simulated GPUs shares. Integers and
 //! atomics only, at fixed offsets, so that a file made by one build is read rightly by another or refused.
 //!
-//! Whatever changes memory in use does so under `Header::lock`; everything else is one atomic word each.
+//! Whatever changes memory in use does so under `Header::lock`, and whatever reads or changes the time line
+//! under `Header::time_lock`, which is taken last; everything else is one atomic word each.
 
+use crate::timeline::Timeline;
 use std::cell::UnsafeCell;
 use std::mem::{align_of, offset_of, size_of};
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64};
@@ -10,15 +12,11 @@ use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64};
 /// First word of a state file.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"vcudafak");
 /// Raised whenever this file's layout changes.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// GPUs one machine may have.
 pub const MAX_GPUS: usize = 16;
 /// Processes that may use the machine at the same time.
 pub const MAX_PROCESSES: usize = 256;
-/// Length of one slot of the record of how busy a GPU was, in nanoseconds.
-pub const BUSY_SLOT_NS: u64 = 100_000_000;
-/// Slots in that record.
-pub const BUSY_SLOTS: usize = 64;
 /// Process `i` is alive while the byte at this offset plus `i` of the state file is locked. It lies behind
 /// the end of the file, where locks are allowed and data isn't needed.
 pub const LIFE_LOCK_OFFSET: i64 = 1 << 40;
@@ -29,6 +27,7 @@ pub struct Layout {
     pub header: Header,
     pub gpus: [Gpu; MAX_GPUS],
     pub processes: [Process; MAX_PROCESSES],
+    pub timeline: SharedTimeline,
 }
 
 /// What says whether the rest can be read.
@@ -38,16 +37,23 @@ pub struct Header {
     pub version: u32,
     pub gpu_count: u32,
     pub size_bytes: u64,
-    /// A robust, process-shared `pthread_mutex_t`.
     pub lock: SharedLock,
+    pub time_lock: SharedLock,
 }
 
-/// Room for the C library's mutex, which it alone reads and writes.
+/// Room for the C library's robust, process-shared mutex, which it alone reads and writes.
 #[repr(transparent)]
 pub struct SharedLock(pub UnsafeCell<[u64; 8]>);
 
 // SAFETY: the words are only reached through the C library's mutex functions, made for sharing.
 unsafe impl Sync for SharedLock {}
+
+/// The time line, which is only touched with the time lock held.
+#[repr(transparent)]
+pub struct SharedTimeline(pub UnsafeCell<Timeline>);
+
+// SAFETY: whoever reaches the time line holds the lock made for it (`machine::with_timeline`).
+unsafe impl Sync for SharedTimeline {}
 
 /// One GPU.
 #[repr(C, align(256))]
@@ -67,15 +73,6 @@ pub struct Gpu {
     pub used_bytes: AtomicU64,
     /// Most memory ever in use at once since the file was made or the peak was reset.
     pub peak_bytes: AtomicU64,
-    /// When all work queued so far will have run, on the monotonic clock.
-    pub busy_until_ns: AtomicU64,
-    /// Time spent or promised to work since the file was made.
-    pub busy_ns: AtomicU64,
-    /// Units of work since the file was made.
-    pub work_count: AtomicU64,
-    /// Busy time of slot `time / BUSY_SLOT_NS`, kept at that number modulo `BUSY_SLOTS`: the low 32 bits
-    /// of the slot's number above the nanoseconds.
-    pub busy_slots: [AtomicU64; BUSY_SLOTS],
 }
 
 /// One process that uses the GPUs.
@@ -98,14 +95,14 @@ pub struct Holding {
     pub process_bytes: AtomicU64,
     pub peak_device_bytes: AtomicU64,
     pub contexts: AtomicI64,
-    pub busy_ns: AtomicU64,
 }
 
 const _: () = {
     assert!(offset_of!(Layout, gpus) == 256);
-    assert!(offset_of!(Layout, processes) == 256 + MAX_GPUS * 768);
-    assert!(size_of::<Gpu>() == 768);
-    assert!(size_of::<Process>() == 704);
+    assert!(offset_of!(Layout, processes) == 256 + MAX_GPUS * 256);
+    assert!(size_of::<Header>() == 256);
+    assert!(size_of::<Gpu>() == 256);
+    assert!(size_of::<Process>() == 576);
     assert!(size_of::<libc::pthread_mutex_t>() <= 64);
     assert!(align_of::<libc::pthread_mutex_t>() <= 8);
     assert!(offset_of!(Gpu, used_bytes) == 144);

@@ -51,16 +51,20 @@
 
 mod clock;
 mod config;
-mod engine;
 mod layout;
 mod lock;
 mod machine;
 mod process;
 mod region;
+mod timeline;
+mod times;
 
-pub use clock::{now_ns, sleep_until};
+pub use clock::{doze_until, now_ns, sleep_until};
 pub use config::{ConfigError, GpuSpec, parse as parse_gpus};
-pub use engine::Span;
 pub use layout::Gpu;
 pub use machine::{Bytes, Machine, Member, OutOfMemory, ProcessUse};
 pub use region::MachineError;
+pub use timeline::{
+    Busy, DEPTH, Dropped, Engine, Length, LineId, Mark, Progress, Slices, Timeline, Unit, Utilisation,
+};
+pub use times::Times;

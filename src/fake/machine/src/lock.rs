@@ -1,18 +1,18 @@
-//! The machine's lock: a robust mutex in shared memory, so that a process killed while holding it leaves
+//! The machine's locks: robust mutexes in shared memory, so that a process killed while holding one leaves
 //! it to the next one, which is told.
 
-use crate::layout::Header;
+use crate::layout::SharedLock;
 
-/// Held while memory in use is changed.
-pub struct Guard<'header>(&'header Header);
+/// Held while what the lock is for is changed.
+pub struct Guard<'lock>(&'lock SharedLock);
 
-fn mutex(header: &Header) -> *mut libc::pthread_mutex_t {
-    header.lock.0.get().cast()
+fn mutex(lock: &SharedLock) -> *mut libc::pthread_mutex_t {
+    lock.0.get().cast()
 }
 
-/// Makes the lock of a file that no other process sees yet.
-pub fn initialise(header: &Header) {
-    let mutex = mutex(header);
+/// Makes a lock of a file that no other process sees yet.
+pub fn initialise(lock: &SharedLock) {
+    let mutex = mutex(lock);
     // SAFETY: an all-zero attribute object is only passed on to be initialised.
     let mut attributes: libc::pthread_mutexattr_t = unsafe { std::mem::zeroed() };
     // SAFETY: `attributes` and `mutex` are live, large and aligned enough (asserted in layout), and unshared.
@@ -25,16 +25,16 @@ pub fn initialise(header: &Header) {
     }
 }
 
-/// Takes the lock; true if the last holder died with it and may have left a change half done.
-pub fn acquire(header: &Header) -> (Guard<'_>, bool) {
-    let mutex = mutex(header);
+/// Takes a lock; true if the last holder died with it and may have left a change half done.
+pub fn acquire(lock: &SharedLock) -> (Guard<'_>, bool) {
+    let mutex = mutex(lock);
     // SAFETY: the mutex was initialised before the file was given its name, and lives in shared memory.
     let abandoned = unsafe { libc::pthread_mutex_lock(mutex) } == libc::EOWNERDEAD;
     if abandoned {
         // SAFETY: this thread holds the mutex, as EOWNERDEAD says.
         unsafe { libc::pthread_mutex_consistent(mutex) };
     }
-    (Guard(header), abandoned)
+    (Guard(lock), abandoned)
 }
 
 impl Drop for Guard<'_> {

@@ -1,13 +1,13 @@
 //! The machine as one process sees it: its GPUs, the memory it takes of them, the time it queues on them.
 
 use crate::config::GpuSpec;
-use crate::engine::{self, Span};
-use crate::layout::{BUSY_SLOT_NS, Gpu, Holding, Layout};
+use crate::layout::{Gpu, Holding, Layout, MAX_PROCESSES};
 use crate::process::{self, Claim};
 use crate::region::{MachineError, Region};
+use crate::timeline::{Busy, LineId, Mark, Slices, Timeline};
 use crate::{clock, lock};
 use std::path::Path;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// A simulated machine, open for looking.
 pub struct Machine {
@@ -18,7 +18,12 @@ pub struct Machine {
 pub struct Member {
     machine: Machine,
     claim: Claim,
+    /// When this process last looked for dead ones.
+    looked_ns: AtomicU64,
 }
+
+/// How long a dead process's work may go on before one that waits notices.
+const LOOK_NS: u64 = 1_000_000;
 
 /// The GPU has not that much memory left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +51,7 @@ pub struct ProcessUse {
     pub pid: u32,
     pub contexts: i64,
     pub bytes: Bytes,
+    /// Time in which anything of it ran on the GPU.
     pub busy_ns: u64,
 }
 
@@ -57,7 +63,16 @@ impl Machine {
 
     /// Opens the machine of a file, making one with `gpus` if there is none.
     pub fn open_or_create(path: &Path, gpus: &[GpuSpec]) -> Result<Machine, MachineError> {
-        Ok(Machine { region: Region::open_or_create(path, gpus)? })
+        Machine::open_or_create_with(path, gpus, Slices::default())
+    }
+
+    /// As `open_or_create`, with other turns for processes on a machine that is made.
+    pub fn open_or_create_with(
+        path: &Path,
+        gpus: &[GpuSpec],
+        slices: Slices,
+    ) -> Result<Machine, MachineError> {
+        Ok(Machine { region: Region::open_or_create(path, gpus, slices)? })
     }
 
     /// Where the machine's state is kept.
@@ -68,7 +83,7 @@ impl Machine {
     /// Enters this process as a user of the GPUs.
     pub fn join(self) -> Result<Member, MachineError> {
         let claim = process::claim(&self.region)?;
-        Ok(Member { machine: self, claim })
+        Ok(Member { machine: self, claim, looked_ns: AtomicU64::new(0) })
     }
 
     fn layout(&self) -> &Layout {
@@ -89,7 +104,9 @@ impl Machine {
     /// The live processes with anything on a GPU, contexts or memory.
     pub fn users(&self, gpu: usize) -> Vec<ProcessUse> {
         self.reap();
-        let all = self.layout().processes.iter().map(|slot| {
+        let busy: [u64; MAX_PROCESSES] =
+            self.timeline(|timeline| std::array::from_fn(|process| timeline.busy_ns_of(process, gpu)));
+        let all = self.layout().processes.iter().zip(busy).map(|(slot, busy_ns)| {
             let holding = &slot.gpus[gpu];
             ProcessUse {
                 pid: slot.pid.load(Relaxed),
@@ -98,17 +115,42 @@ impl Machine {
                     device: holding.device_bytes.load(Relaxed),
                     process: holding.process_bytes.load(Relaxed),
                 },
-                busy_ns: holding.busy_ns.load(Relaxed),
+                busy_ns,
             }
         });
         all.filter(|user| user.pid != 0 && (user.contexts > 0 || user.bytes.device > 0)).collect()
+    }
+
+    /// What a GPU did up to now, for all processes and for each. Asking notices processes that died; what they
+    /// had queued counts as run until they are noticed.
+    pub fn busy(&self, gpu: usize) -> Busy {
+        self.reap();
+        let pids = std::array::from_fn(|index| self.layout().processes[index].pid.load(Relaxed));
+        self.timeline(|timeline| timeline.busy(gpu, &pids))
+    }
+
+    /// Hundredths of the last second for which a GPU worked.
+    pub fn utilisation_percent(&self, gpu: usize) -> u32 {
+        let slots = self.timeline(|timeline| timeline.utilisation(gpu, 10));
+        slots.iter().map(|slot| slot.percent).sum::<u32>() / 10
+    }
+
+    /// Looks at the time line or changes it, worked out up to now. Keep it short: all processes wait.
+    #[inline]
+    pub fn timeline<R>(&self, body: impl FnOnce(&mut Timeline) -> R) -> R {
+        with_timeline(self.layout(), body)
+    }
+
+    /// As `timeline`, at a moment that needn't be now, for machines whose time nobody else tells.
+    pub fn timeline_at<R>(&self, now_ns: u64, body: impl FnOnce(&mut Timeline) -> R) -> R {
+        with_timeline_at(self.layout(), || now_ns, body)
     }
 
     /// Forgets past peaks: they start over at what is in use now.
     pub fn reset_peaks(&self) {
         self.reap();
         let layout = self.layout();
-        let (_guard, abandoned) = lock::acquire(&layout.header);
+        let (_guard, abandoned) = lock::acquire(&layout.header.lock);
         process::repair_if(abandoned, layout);
         for gpu in &layout.gpus {
             gpu.peak_bytes.store(gpu.used_bytes.load(Relaxed), Relaxed);
@@ -150,7 +192,7 @@ impl Member {
         let layout = self.machine.layout();
         let holding = self.holding(gpu);
         let gpu = &layout.gpus[gpu];
-        let (_guard, abandoned) = lock::acquire(&layout.header);
+        let (_guard, abandoned) = lock::acquire(&layout.header.lock);
         process::repair_if(abandoned, layout);
         let used = gpu.used_bytes.load(Relaxed);
         if bytes.device > gpu.total_bytes.saturating_sub(used) {
@@ -168,7 +210,7 @@ impl Member {
     pub fn give(&self, gpu: usize, bytes: Bytes) {
         let layout = self.machine.layout();
         let holding = self.holding(gpu);
-        let (_guard, abandoned) = lock::acquire(&layout.header);
+        let (_guard, abandoned) = lock::acquire(&layout.header.lock);
         process::repair_if(abandoned, layout);
         holding.device_bytes.fetch_sub(bytes.device, Relaxed);
         holding.process_bytes.fetch_sub(bytes.process, Relaxed);
@@ -186,10 +228,66 @@ impl Member {
         self.holding(gpu).contexts.fetch_add(change, Relaxed);
     }
 
-    /// Queues work on a GPU, behind everything that any process queued before.
-    pub fn queue(&self, gpu: usize, earliest_ns: u64, duration_ns: u64) -> Span {
-        engine::queue(&self.gpus()[gpu], self.holding(gpu), earliest_ns, duration_ns)
+    /// The slot of this process, by which the time line knows it.
+    pub fn slot(&self) -> usize {
+        self.claim.index
     }
+
+    /// Opens a line of work on a GPU for this process; `None` when the machine has no more.
+    pub fn open_line(&self, timeline: &mut Timeline, gpu: usize) -> Option<LineId> {
+        timeline.open_line(self.slot(), gpu)
+    }
+
+    /// Looks at the time line or changes it, worked out up to now.
+    #[inline]
+    pub fn timeline<R>(&self, body: impl FnOnce(&mut Timeline) -> R) -> R {
+        self.machine.timeline(body)
+    }
+
+    /// Returns once a place on a line was passed.
+    pub fn wait_for(&self, mark: Mark) {
+        let estimate =
+            || self.timeline(|timeline| (!timeline.is_over(mark)).then(|| timeline.earliest_end_ns(mark)));
+        while let Some(estimate_ns) = estimate() {
+            self.doze_until(estimate_ns);
+        }
+    }
+
+    /// Sleeps for a while on the way to `deadline_ns`, which may turn out to be later, and looks now and then
+    /// whether those whose work is in the way still live.
+    pub fn doze_until(&self, deadline_ns: u64) {
+        clock::doze_until(deadline_ns);
+        let now_ns = clock::now_ns();
+        if now_ns.saturating_sub(self.looked_ns.load(Relaxed)) < LOOK_NS {
+            return;
+        }
+        self.looked_ns.store(now_ns, Relaxed);
+        let processes = &self.machine.layout().processes;
+        let others = processes.iter().enumerate().filter(|&(index, _)| index != self.slot());
+        if others.into_iter().any(|(_, slot)| slot.pid.load(Relaxed) != 0) {
+            self.machine.reap();
+        }
+    }
+}
+
+/// Looks at the time line or changes it, worked out up to now.
+pub(crate) fn with_timeline<R>(layout: &Layout, body: impl FnOnce(&mut Timeline) -> R) -> R {
+    with_timeline_at(layout, clock::now_ns, body)
+}
+
+fn with_timeline_at<R>(
+    layout: &Layout,
+    now_ns: impl FnOnce() -> u64,
+    body: impl FnOnce(&mut Timeline) -> R,
+) -> R {
+    let (_guard, abandoned) = lock::acquire(&layout.header.time_lock);
+    // SAFETY: the lock is held, and nobody reaches the time line without it.
+    let timeline = unsafe { &mut *layout.timeline.0.get() };
+    if abandoned {
+        timeline.repair();
+    }
+    timeline.advance(now_ns());
+    body(timeline)
 }
 
 impl Gpu {
@@ -203,12 +301,5 @@ impl Gpu {
     pub fn uuid_text(&self) -> String {
         let hex: String = self.uuid.iter().map(|byte| format!("{byte:02x}")).collect();
         format!("GPU-{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
-    }
-
-    /// Hundredths of the last second for which the GPU worked.
-    pub fn utilisation_percent(&self) -> u32 {
-        let slots = 1_000_000_000 / BUSY_SLOT_NS;
-        let busy = engine::recent_busy_ns(self, clock::now_ns(), slots);
-        (busy * 100 / (slots * BUSY_SLOT_NS)).min(100) as u32
     }
 }

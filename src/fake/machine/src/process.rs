@@ -3,6 +3,7 @@
 
 use crate::layout::{LIFE_LOCK_OFFSET, Layout, MAX_PROCESSES, Process};
 use crate::lock;
+use crate::machine::with_timeline;
 use crate::region::{MachineError, Region, open_file};
 use memmap2::{MmapOptions, MmapRaw};
 use std::fs::File;
@@ -34,7 +35,7 @@ pub(crate) fn claim(region: &Region) -> Result<Claim, MachineError> {
         // A forked child doesn't live on as its parent.
         // SAFETY: the range is exactly the mapping just made.
         unsafe { libc::madvise(life.as_ptr().cast_mut().cast(), life.len(), libc::MADV_DONTFORK) };
-        let (_guard, abandoned) = lock::acquire(&layout.header);
+        let (_guard, abandoned) = lock::acquire(&layout.header.lock);
         repair_if(abandoned, layout);
         let slot = &layout.processes[index];
         if slot.pid.load(Relaxed) != 0 {
@@ -61,7 +62,7 @@ pub(crate) fn reap(region: &Region) -> bool {
         if slot.pid.load(Relaxed) == 0 || is_locked(&file, index) {
             continue;
         }
-        let (_guard, abandoned) = lock::acquire(&layout.header);
+        let (_guard, abandoned) = lock::acquire(&layout.header.lock);
         repair_if(abandoned, layout);
         // The slot may have gone to a new process since; its lock shows by now.
         if slot.pid.load(Relaxed) != 0 && !is_locked(&file, index) {
@@ -72,7 +73,7 @@ pub(crate) fn reap(region: &Region) -> bool {
     reaped
 }
 
-/// Empties a slot and gives its memory back. Call it with the lock held.
+/// Empties a slot and gives its memory back; its work is gone. Call it with the lock held.
 fn clear(layout: &Layout, index: usize) {
     let slot: &Process = &layout.processes[index];
     for (holding, gpu) in slot.gpus.iter().zip(&layout.gpus) {
@@ -80,9 +81,9 @@ fn clear(layout: &Layout, index: usize) {
         holding.process_bytes.store(0, Relaxed);
         holding.peak_device_bytes.store(0, Relaxed);
         holding.contexts.store(0, Relaxed);
-        holding.busy_ns.store(0, Relaxed);
     }
-    slot.pid.store(0, Relaxed);
+    let pid = slot.pid.swap(0, Relaxed);
+    with_timeline(layout, |timeline| timeline.end_process(index, pid));
 }
 
 /// After a holder died with the lock: the processes' own counts are the truth. Call it with the lock held.

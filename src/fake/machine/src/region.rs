@@ -1,7 +1,9 @@
 //! The state file: made whole before it gets its name, mapped, and checked before it is believed.
 
 use crate::config::{ConfigError, GpuSpec};
-use crate::layout::{Header, Layout, MAGIC, MAX_GPUS, VERSION};
+use crate::layout::{Header, Layout, MAGIC, MAX_GPUS, SharedLock, VERSION};
+use crate::timeline::Slices;
+use crate::times::Times;
 use crate::{config, lock};
 use memmap2::{MmapOptions, MmapRaw};
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -39,14 +41,18 @@ impl Region {
             Some(path) if !path.is_empty() => PathBuf::from(path),
             _ => default_path(&wanted)?,
         };
-        Region::open_or_create(&path, &gpus)
+        Region::open_or_create(&path, &gpus, Times::from_environment().slices)
     }
 
-    pub(crate) fn open_or_create(path: &Path, gpus: &[GpuSpec]) -> Result<Region, MachineError> {
+    pub(crate) fn open_or_create(
+        path: &Path,
+        gpus: &[GpuSpec],
+        slices: Slices,
+    ) -> Result<Region, MachineError> {
         loop {
             match Region::open(path) {
                 Err(MachineError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                    create(path, gpus)?;
+                    create(path, gpus, slices)?;
                 }
                 result => return result,
             }
@@ -69,7 +75,7 @@ impl Region {
 
     pub(crate) fn layout(&self) -> &Layout {
         // SAFETY: the mapping is as long as a Layout (checked), page-aligned and never undone; every field
-        // that changes after the file was made is atomic or the C library's own.
+        // that changes after the file was made is atomic, the C library's own, or in a cell with a lock.
         unsafe { &*self.map.as_ptr().cast::<Layout>() }
     }
 }
@@ -99,7 +105,7 @@ fn default_path(wanted: &str) -> Result<PathBuf, MachineError> {
 
 /// Makes a whole machine under a name of its own and gives it the wanted one, unless another process was
 /// quicker.
-fn create(path: &Path, gpus: &[GpuSpec]) -> Result<(), MachineError> {
+fn create(path: &Path, gpus: &[GpuSpec], slices: Slices) -> Result<(), MachineError> {
     let failed = |source| MachineError::File { path: path.to_owned(), source };
     let draft = draft_path(path);
     let file = OpenOptions::new()
@@ -110,7 +116,7 @@ fn create(path: &Path, gpus: &[GpuSpec]) -> Result<(), MachineError> {
         .custom_flags(libc::O_NOFOLLOW)
         .open(&draft)
         .map_err(failed)?;
-    let result = fill(&file, gpus).and_then(|()| match std::fs::hard_link(&draft, path) {
+    let result = fill(&file, gpus, slices).and_then(|()| match std::fs::hard_link(&draft, path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         result => result,
     });
@@ -129,7 +135,7 @@ fn draft_path(path: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-fn fill(file: &File, gpus: &[GpuSpec]) -> io::Result<()> {
+fn fill(file: &File, gpus: &[GpuSpec], slices: Slices) -> io::Result<()> {
     file.set_len(size_of::<Layout>() as u64)?;
     let map = map(file)?;
     // SAFETY: the file is as long as a Layout, page-aligned, all zero (which is a valid Layout), and nobody
@@ -140,9 +146,12 @@ fn fill(file: &File, gpus: &[GpuSpec]) -> io::Result<()> {
         version: VERSION,
         gpu_count: gpus.len() as u32,
         size_bytes: size_of::<Layout>() as u64,
-        lock: crate::layout::SharedLock([0; 8].into()),
+        lock: SharedLock([0; 8].into()),
+        time_lock: SharedLock([0; 8].into()),
     };
-    lock::initialise(&layout.header);
+    lock::initialise(&layout.header.lock);
+    lock::initialise(&layout.header.time_lock);
+    layout.timeline.0.get_mut().initialise(slices);
     for (index, (gpu, spec)) in layout.gpus.iter_mut().zip(gpus).enumerate() {
         for (to, from) in gpu.name.iter_mut().zip(spec.name.bytes().take(95)) {
             *to = from;

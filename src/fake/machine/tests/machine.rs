@@ -4,7 +4,9 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::Ordering::Relaxed;
-use vcuda_fake_machine::{Bytes, Machine, Member, OutOfMemory, now_ns, parse_gpus, sleep_until};
+use vcuda_fake_machine::{
+    Bytes, Engine, Length, Machine, Member, OutOfMemory, Unit, now_ns, parse_gpus, sleep_until,
+};
 
 const GIB: u64 = 1 << 30;
 const ROLE: &str = "VCUDA_FAKE_TEST_ROLE";
@@ -51,6 +53,29 @@ fn play_role() {
                 if member.take(1, Bytes::of_process(GIB)).is_ok() {
                     member.give(1, Bytes::of_process(GIB));
                 }
+            }
+        }
+        "work" => {
+            member.timeline(|timeline| {
+                let line = member.open_line(timeline, 0).unwrap();
+                let engine = Engine::Processors { percent: 100 };
+                let unit = Unit { engine, length: Length::Fixed(1_000_000_000), ..Unit::MARK };
+                while timeline.append(line, unit, |_| {}).is_some() {}
+            });
+            println!("ready");
+            loop {
+                std::thread::park();
+            }
+        }
+        "hurry" => {
+            let line = member.timeline(|timeline| member.open_line(timeline, 0)).unwrap();
+            println!("ready");
+            loop {
+                member.timeline(|timeline| {
+                    let engine = Engine::Processors { percent: 50 };
+                    let unit = Unit { engine, length: Length::Fixed(1), ..Unit::MARK };
+                    timeline.append(line, unit, |_| {});
+                });
             }
         }
         role => panic!("unknown role {role}"),
@@ -119,19 +144,32 @@ fn processes_killed_at_any_moment_lose_nothing() {
 }
 
 #[test]
-fn work_of_all_processes_runs_one_after_the_other() {
+fn processes_killed_at_any_moment_leave_a_whole_time_line() {
+    play_role();
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("machine");
-    let (one, other) = (member(&path), member(&path));
-    let now = now_ns();
-    let first = one.queue(0, now, 1_000_000);
-    let second = other.queue(0, now, 500_000);
-    assert_eq!(first.end_ns - first.start_ns, 1_000_000);
-    assert_eq!(second.start_ns, first.end_ns);
-    assert_eq!(other.queue(1, now, 7).start_ns, now, "another GPU is free");
-    sleep_until(second.end_ns);
-    assert!(now_ns() >= second.end_ns);
-    assert_eq!(one.gpus()[0].busy_ns.load(Relaxed), 1_500_000);
+    let member = member(&path);
+    let line = member.timeline(|timeline| member.open_line(timeline, 0)).unwrap();
+    for round in 0..10 {
+        let start = |_| start("processes_killed_at_any_moment_leave_a_whole_time_line", "hurry", &path);
+        let mut children: Vec<Child> = (0..4).map(start).collect();
+        sleep_until(now_ns() + 2_000_000 + round * 100_000);
+        for child in &mut children {
+            child.kill().unwrap();
+        }
+        for child in &mut children {
+            child.wait().unwrap();
+        }
+        let busy = member.machine().busy(0);
+        assert_eq!(busy.processes.len(), 1);
+        let engine = Engine::Processors { percent: 100 };
+        let unit = Unit { engine, length: Length::Fixed(1000), ..Unit::MARK };
+        let mark = member.timeline(|timeline| timeline.append(line, unit, |_| {})).unwrap();
+        sleep_until(now_ns() + 10_000);
+        let after = member.machine().busy(0);
+        assert_eq!(after.busy_ns - busy.busy_ns, 1000, "nothing else is left to run");
+        assert!(member.timeline(|timeline| timeline.is_over(mark)));
+    }
 }
 
 #[test]
@@ -139,9 +177,41 @@ fn how_busy_a_gpu_was_is_remembered() {
     let directory = tempfile::tempdir().unwrap();
     let member = member(&directory.path().join("machine"));
     let second = 1_000_000_000;
-    member.queue(0, now_ns() - 2 * second, 2 * second);
-    assert!(member.gpus()[0].utilisation_percent() >= 90);
-    assert_eq!(member.gpus()[1].utilisation_percent(), 0);
+    let start = now_ns() - 2 * second;
+    let machine = member.machine();
+    machine.timeline_at(start, |timeline| {
+        let line = member.open_line(timeline, 0).unwrap();
+        let engine = Engine::Processors { percent: 100 };
+        timeline
+            .append(line, Unit { engine, length: Length::Fixed(2 * second), ..Unit::MARK }, |_| {})
+            .unwrap();
+    });
+    assert!(machine.utilisation_percent(0) >= 90);
+    assert_eq!(machine.utilisation_percent(1), 0);
+    let busy = machine.busy(0);
+    assert_eq!((busy.busy_ns, busy.processes), (2 * second, vec![(std::process::id(), 2 * second)]));
+}
+
+#[test]
+fn a_killed_process_has_no_more_work() {
+    play_role();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("machine");
+    let member = member(&path);
+    let mut child = start("a_killed_process_has_no_more_work", "work", &path);
+    let machine = member.machine();
+    let pid = child.id();
+    let before = machine.busy(0);
+    sleep_until(before.at_ns + 10_000_000);
+    let after = machine.busy(0);
+    assert_eq!(after.busy_ns - before.busy_ns, after.at_ns - before.at_ns, "it works all the time");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let ended = machine.busy(0);
+    assert_eq!(ended.ended, [(pid, ended.busy_ns)]);
+    assert_eq!(ended.ended_busy_ns, ended.busy_ns);
+    sleep_until(ended.at_ns + 5_000_000);
+    assert_eq!(machine.busy(0).busy_ns, ended.busy_ns);
 }
 
 #[test]

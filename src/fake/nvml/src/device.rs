@@ -124,7 +124,7 @@ pub fn bar1(device: Device, out: Out<nvmlBAR1Memory_t>) -> NvmlResult {
 }
 
 pub fn utilisation(device: Device, out: Out<nvmlUtilization_t>) -> NvmlResult {
-    let gpu = device.gpu()?.utilisation_percent();
+    let gpu = machine()?.utilisation_percent(device.index);
     out.set(nvmlUtilization_t { gpu, memory: gpu / 2 });
     Ok(())
 }
@@ -191,7 +191,7 @@ pub fn temperature(_device: Device, sensor: u32, out: Out<u32>) -> NvmlResult {
 
 /// Milliwatts: more when busy.
 pub fn power(device: Device, out: Out<u32>) -> NvmlResult {
-    out.set(80_000 + 6_000 * device.gpu()?.utilisation_percent());
+    out.set(80_000 + 6_000 * machine()?.utilisation_percent(device.index));
     Ok(())
 }
 

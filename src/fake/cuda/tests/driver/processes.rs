@@ -159,7 +159,8 @@ fn processes_take_turns_on_a_gpu() {
             let (kernel, stream) = (function("spin"), stream());
             spin(kernel, stream, Duration::from_millis(1));
             let waited = timed(|| cuStreamSynchronize(stream).unwrap());
-            assert!(waited > Duration::from_millis(300), "the other's kernels come first: {waited:?}");
+            assert!(waited < Duration::from_millis(100), "not all of the other's come first: {waited:?}");
+            std::thread::sleep(Duration::from_millis(500));
             let mut rates = nvmlUtilization_t::default();
             nvmlDeviceGetUtilizationRates(gpu(), &mut rates).unwrap();
             assert!(rates.gpu > 30, "{}", rates.gpu);

@@ -65,6 +65,9 @@ fn state(reset: bool) -> Result<Value, MachineError> {
                     })
                 })
                 .collect();
+            let busy = machine.busy(index);
+            let ended: Vec<Value> =
+                busy.ended.iter().map(|(pid, busy_ns)| json!({ "pid": pid, "busy_ns": busy_ns })).collect();
             json!({
                 "index": index,
                 "name": gpu.name(),
@@ -72,10 +75,13 @@ fn state(reset: bool) -> Result<Value, MachineError> {
                 "total": gpu.total_bytes,
                 "used": gpu.used_bytes.load(Relaxed),
                 "peak": gpu.peak_bytes.load(Relaxed),
-                "busy_ns": gpu.busy_ns.load(Relaxed),
-                "work_count": gpu.work_count.load(Relaxed),
-                "utilisation_percent": gpu.utilisation_percent(),
+                "at_ns": busy.at_ns,
+                "busy_ns": busy.busy_ns,
+                "unit_count": busy.unit_count,
+                "utilisation_percent": machine.utilisation_percent(index),
                 "processes": processes,
+                "ended": ended,
+                "ended_busy_ns": busy.ended_busy_ns,
             })
         })
         .collect();
