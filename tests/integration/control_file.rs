@@ -2,9 +2,10 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
+use std::mem::offset_of;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
-use vcuda_core::abi;
+use vcuda_core::abi::{self, Header};
 use vcuda_tests::{
     Container, GIB, MIB, NOT_PERMITTED, OUT_OF_MEMORY, Outcome, Running, World, program, skip,
 };
@@ -97,9 +98,9 @@ fn files_that_are_no_control_files_are_refused_and_left_alone() {
         ("noise", (0..abi::FILE_BYTES).map(|i| (i * 31 % 251) as u8).collect()),
         ("short", good[..abi::FILE_BYTES / 2].to_vec()),
         ("long", good.iter().copied().chain([0; 4096]).collect()),
-        ("another version", changed(8, 99)),
-        ("another layout", changed(48, 1)),
-        ("not ready", changed(104, 0)),
+        ("another version", changed(offset_of!(Header, version), 99)),
+        ("another layout", changed(offset_of!(Header, slot_bytes), 1)),
+        ("not ready", changed(offset_of!(Header, ready), 0)),
     ];
     for (name, bytes) in cases {
         let control = container.directory().join("case");
