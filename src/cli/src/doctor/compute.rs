@@ -10,23 +10,28 @@ const NEEDED: [&str; 6] = [
     "cuEventRecord",
     "cuEventQuery",
     "cuEventElapsedTime",
-    "cuEventDestroy_v2",
+    "cuStreamGetCtx",
     "cuStreamIsCapturing",
 ];
-
-/// More than this for reading the clock means that the kernel is asked, and shows beside the cost of a launch.
-const DEAR_CLOCK_NS: u128 = 150;
 
 /// The machine as far as shares depend on it.
 struct Surroundings {
     is_mps_running: bool,
+    /// Whether the processor's time-stamp counter can stand in for the clock.
+    is_counter_invariant: bool,
+    /// What reading the monotonic clock takes, in nanoseconds.
     clock_ns: u128,
 }
 
 /// Findings about the method; none where there is no driver, which is said elsewhere.
 pub fn examine() -> Vec<Finding> {
     let Some(path) = driver::loaded_file("libcuda.so.1") else { return Vec::new() };
-    let here = Surroundings { is_mps_running: driver::is_mps_running(), clock_ns: clock_ns() };
+    let here = Surroundings {
+        is_mps_running: driver::is_mps_running(),
+        is_counter_invariant: std::fs::read_to_string("/proc/cpuinfo")
+            .map_or(true, |text| has_invariant_counter(&text)),
+        clock_ns: clock_ns(),
+    };
     match hooks::exports(&path) {
         Ok(exports) => findings(|name| exports.iter().any(|known| known == name), &here),
         // That the file can't be read is said elsewhere; the loader found the calls all the same.
@@ -51,17 +56,23 @@ fn findings(is_exported: impl Fn(&str) -> bool, here: &Surroundings) -> Vec<Find
             "where shares matter, end MPS (echo quit | nvidia-cuda-mps-control)",
         ));
     }
-    if here.clock_ns > DEAR_CLOCK_NS {
+    if !here.is_counter_invariant {
         findings.push(Finding::warning(
             format!(
-                "reading the clock takes {} ns here, which each launch under a share pays",
+                "the processor's time-stamp counter is not invariant, so each launch under a share reads the clock, \
+                 which takes {} ns here",
                 here.clock_ns
             ),
-            "shares are as exact as ever; where the processor's time stamp counter is invariant, boot with \
-             clocksource=tsc",
+            "shares are as exact as ever; in a virtual machine, pass the host's counter on (invtsc)",
         ));
     }
     findings
+}
+
+/// Whether the kernel found the counter to run at one rate in all states of the processor.
+fn has_invariant_counter(cpuinfo: &str) -> bool {
+    let flags = cpuinfo.lines().find_map(|line| line.strip_prefix("flags")).unwrap_or_default();
+    flags.split_ascii_whitespace().any(|flag| flag == "nonstop_tsc")
 }
 
 /// What reading the monotonic clock takes at best, in nanoseconds.
@@ -85,16 +96,27 @@ mod tests {
     #[test]
     fn the_method_and_what_makes_it_worse_are_named() {
         let levels = |findings: &[Finding]| findings.iter().map(|finding| finding.level).collect::<Vec<_>>();
-        let plain = Surroundings { is_mps_running: false, clock_ns: 25 };
+        let plain = Surroundings { is_mps_running: false, is_counter_invariant: true, clock_ns: 25 };
         let usual = findings(|_| true, &plain);
         assert_eq!(levels(&usual), [Level::Good]);
         assert!(usual[0].what.contains("timing events; exact to one point"), "{}", usual[0].what);
-        let worse = findings(|_| true, &Surroundings { is_mps_running: true, clock_ns: 800 });
+        let worse = findings(
+            |_| true,
+            &Surroundings { is_mps_running: true, is_counter_invariant: false, clock_ns: 800 },
+        );
         assert_eq!(levels(&worse), [Level::Good, Level::Warning, Level::Warning]);
         assert!(worse[2].what.contains("takes 800 ns"), "{}", worse[2].what);
         let old = findings(|name| name != "cuEventElapsedTime", &plain);
         assert_eq!(levels(&old), [Level::Problem]);
         assert!(old[0].what.contains("lacks cuEventElapsedTime, so"), "{}", old[0].what);
+    }
+
+    #[test]
+    fn the_counter_is_judged_by_the_kernels_word_for_it() {
+        let with = |flags: &str| format!("processor\t: 0\nflags\t\t: fpu tsc {flags} sse\nbugs\t\t:\n");
+        assert!(has_invariant_counter(&with("constant_tsc nonstop_tsc")));
+        assert!(!has_invariant_counter(&with("constant_tsc")));
+        assert!(!has_invariant_counter(""));
     }
 
     #[test]
