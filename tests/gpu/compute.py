@@ -9,7 +9,7 @@ import tempfile
 import time
 import traceback
 from pathlib import Path
-from random import Random, SystemRandom
+from random import SystemRandom
 
 import compute_chart
 import compute_costs
@@ -113,7 +113,7 @@ def run_all(options: argparse.Namespace, machine: Machine, out: Path) -> list[re
             section.skip(name, f"{left:.0f} s are left of {options.budget:.0f}")
         else:
             part = 0.97 if options.sections[-1] == name else GRID_PART
-            settings = Settings(options.quick, options.cells, Random(options.seed), left * part, options.bare, options.log)
+            settings = Settings(options.quick, options.cells, options.seed, left * part, options.bare, options.log)
             section, points = run_section(name, machine, loads, settings)
         done.append(section)
         show(section)

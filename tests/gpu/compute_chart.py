@@ -28,33 +28,53 @@ class Peer:
 
 # Measured on one NVIDIA H200, driver 580.159.04: HAMi-core 8f3a89c, sync after every 16 kernels; MPS active thread percentage.
 PEERS = (
-    Peer(("HAMi-core", "2 ms"), ((10, 87.3), (30, 100), (50, 100), (70, 100), (90, 99.9)), (11.5, 80)),
+    Peer(("HAMi-core", "2 ms"), ((10, 87.3), (30, 100), (50, 100), (70, 100), (90, 99.9)), (12, 83)),
     Peer(("HAMi-core", "200 us"), ((10, 28.1), (30, 68.3), (50, 85.0), (70, 94.0), (90, 97.1)), (1.2, 45)),
     Peer(("HAMi-core", "20 us"), ((10, 11.9), (30, 43.4), (50, 66.2), (70, 73.4), (90, 92.9)), (28.3, 57)),
     Peer(("MPS",), ((10, 9.2), (30, 28.8), (50, 50.2), (70, 66.8), (100, 99.7)), (72, 62)),
 )
 
-WIDTH, HEIGHT = 900, 560
+WIDTH, HEIGHT = 900, 584
 # The plot of all, and the one of what is missing, both as left, top, width and height.
-PLOT = (62, 74, 440, 420)
-ERRORS = (592, 74, 280, 420)
-STYLE = """
-  svg { --back: #ffffff; --ink: #1f2328; --quiet: #59636e; --grid: #d9dee3; --band: #eef4ee; --peer: #7d8590;
-        --l0: #0969da; --l1: #1a7f37; --l2: #bc4c00; --l3: #8250df; }
-  @media (prefers-color-scheme: dark) {
-    svg { --back: #0d1117; --ink: #e6edf3; --quiet: #9198a1; --grid: #2b3138; --band: #15231a; --peer: #848d97;
-          --l0: #58a6ff; --l1: #3fb950; --l2: #f0883e; --l3: #bc8cff; } }
-  text { font: 12px system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif; fill: var(--ink); }
-  .title { font-size: 16px; font-weight: 600; } .sub, .tick { fill: var(--quiet); }
-  .label { fill: var(--quiet); stroke: var(--back); stroke-width: 4px; paint-order: stroke; font-size: 11px; }
-  .grid { stroke: var(--grid); } .ideal { stroke: var(--ink); stroke-width: 1; opacity: .55; } .band { fill: var(--band); }
-  .peer { fill: none; stroke: var(--peer); stroke-width: 1.2; stroke-dasharray: 5 4; }
-  .line { fill: none; stroke-width: 2; } .back { fill: var(--back); }
-""" + "".join(f"  .s{i} {{ stroke: var(--l{i}); }} .f{i} {{ fill: var(--l{i}); }}\n" for i in range(4))
+PLOT = (62, 88, 440, 420)
+ERRORS = (592, 88, 280, 420)
+LIGHT = {
+    "back": "#ffffff", "ink": "#1f2328", "quiet": "#59636e", "grid": "#d9dee3", "band": "#e9f3ea", "peer": "#7d8590",
+    "lengths": ("#0969da", "#1a7f37", "#bc4c00", "#8250df"),
+}  # fmt: skip
+DARK = {
+    "back": "#0d1117", "ink": "#e6edf3", "quiet": "#9198a1", "grid": "#2b3138", "band": "#14251a", "peer": "#848d97",
+    "lengths": ("#58a6ff", "#3fb950", "#f0883e", "#bc8cff"),
+}  # fmt: skip
+
+
+def colours(of: dict) -> str:
+    rules = (
+        f".back {{ fill: {of['back']}; }} text {{ fill: {of['ink']}; }} .sub, .tick, .label {{ fill: {of['quiet']}; }} "
+        f".halo {{ stroke: {of['back']}; }} .grid {{ stroke: {of['grid']}; }} "
+        f".ideal {{ stroke: {of['ink']}; }} .band {{ fill: {of['band']}; }} .peer {{ stroke: {of['peer']}; }}"
+    )
+    return rules + "".join(f" .s{i} {{ stroke: {colour}; }} .f{i} {{ fill: {colour}; }}" for i, colour in enumerate(of["lengths"]))
+
+
+STYLE = f"""
+text {{ font: 12px system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif; }}
+.title {{ font-size: 16px; font-weight: 600; }} .label, .halo {{ font-size: 11px; }}
+.halo {{ stroke-width: 4px; stroke-linejoin: round; }}
+.ideal {{ stroke-width: 1; opacity: .55; }} .peer {{ fill: none; stroke-width: 1.2; stroke-dasharray: 5 4; }}
+.line {{ fill: none; stroke-width: 2; }}
+{colours(LIGHT)}
+@media (prefers-color-scheme: dark) {{ {colours(DARK)} }}
+"""
 
 
 def text(x: float, y: float, words: str, kind: str = "", anchor: str = "start") -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}" text-anchor="{anchor}">{escape(words)}</text>'
+
+
+def label(x: float, y: float, words: str, anchor: str = "start") -> str:
+    """Words that stay readable on lines."""
+    return text(x, y, words, "halo", anchor) + text(x, y, words, "label", anchor)
 
 
 def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
@@ -94,7 +114,7 @@ def plot(points: list[Point]) -> list[str]:
     for peer in PEERS:
         for row, words in enumerate(peer.lines):
             x, y = place(*peer.place)
-            out.append(text(x, y + 13 * row, words, "label"))
+            out.append(label(x, y + 13 * row, words))
     x, y = place(64, 28)
     out.append(text(x, y, "vcuda, by kernel length"))
     for number, length in enumerate(lengths_of(points)):
@@ -113,7 +133,7 @@ def errors(points: list[Point]) -> list[str]:
     left, top, width, height = ERRORS
     worst = max((abs(point.got - point.asked) for point in points), default=0)
     most = next((step for step in (1.5, 3, 6, 15, 30, 60) if worst <= step * 0.95), 100)
-    out = [text(left, top - 12, "vcuda: got less asked, in points; each dot one run", "sub")]
+    out = [text(left, top - 12, "vcuda: points above or below; each dot one run", "sub")]
 
     def at(asked: float, points_off: float) -> tuple[float, float]:
         return left + width * asked / 100, top + height * (0.5 - points_off / (2 * most))
@@ -128,7 +148,7 @@ def errors(points: list[Point]) -> list[str]:
     for asked in range(0, 101, 20):
         x, _ = at(asked, 0)
         out.append(text(x, top + height + 18, str(asked), "tick", "middle"))
-    out += [text(left + width / 2, top + height + 38, "share asked for, %", "sub", "middle"), text(left + width - 4, high + 14, "± 1 point", "label", "end")]
+    out += [text(left + width / 2, top + height + 38, "share asked for, %", "sub", "middle"), text(left + width - 6, high + 15, "± 1 point", "tick", "end")]
     for number, length in enumerate(lengths_of(points)):
         for point in (point for point in points if point.kernel_ns == length):
             # Beside each other, or they would hide each other.

@@ -12,7 +12,7 @@ MOST_P99_NS = 200
 MOST_FULL_NS = 12
 LIMIT = 50
 # Kernel and the host's own work after each launch, both in nanoseconds.
-HOSTBOUND = [(5_000, 20_000), (20_000, 80_000), (20_000, 25_000), (200_000, 300_000)]
+HOSTBOUND = [(5_000, 20_000), (20_000, 80_000), (20_000, 40_000), (200_000, 500_000)]
 
 
 def hostbound(machine: Machine, section: Section, loads: Loads, settings: Settings) -> None:

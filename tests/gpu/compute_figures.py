@@ -59,6 +59,12 @@ def share(counted: Counted, period_ns: float) -> float:
     return counted.rate_hz * period_ns / 1e7
 
 
+def whole_share(counted: Counted, period_ns: float) -> float:
+    """The same by all that was done in the time asked for. For programs that are added up: their kernels end at
+    different times, and what each had begun before makes up for what it had not ended."""
+    return counted.window_kernels * period_ns / counted.window_seconds / 1e7
+
+
 def windows(counted: Counted, period_ns: float) -> tuple[float, float]:
     """The least and the most percent within any second, by steps of a tenth."""
     sums = [sum(counted.tenths[start : start + 10]) for start in range(len(counted.tenths) - 9)]

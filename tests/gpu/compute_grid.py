@@ -7,7 +7,7 @@ from statistics import mean
 
 import compute_plan as plan
 from compute_chart import Point
-from compute_figures import Counted, Errors, share, union_seconds, windows
+from compute_figures import Counted, Errors, share, union_seconds, whole_share, windows
 from compute_load import Load, Loads, Settings
 from compute_plan import SYNC_MODES, Cell
 from report import Section
@@ -41,7 +41,7 @@ def measure(loads: Loads, cell: Cell, settings: Settings) -> Measured:
     when = time.monotonic()
     try:
         within = None if settings.is_bare else loads.machine.slice(None, cell.asked)
-        load = loads.open(within, 30 + 2 * cell.cost(1)).wait_ready()
+        load = loads.open(within, 15 + 1.5 * cell.cost(1)).wait_ready()
         keys = {"log": "-"} if settings.logs_all or cell.kernel_ns >= LOG_FROM_NS else {}
         load.ask(cell.mode, cell.kernel_ns, cell.seconds, cell.warmup_seconds, **keys)
         counted = load.answer()
@@ -101,7 +101,7 @@ def add_cell(section: Section, measured: Measured, judged: Judged, asked: float)
     expected = f"{judged.expected:.1f} ± {MOST_POINTS:g}" + (f"; {judged.note}" if judged.note else "")
     section.add(
         measured.cell.name, text, expected, ok,
-        asked=asked, kernel_ns=measured.cell.kernel_ns, mode=measured.cell.mode, got=judged.got, expected=judged.expected,
+        asked=asked, kernel_ns=measured.cell.kernel_ns, mode=measured.cell.mode, got=judged.got, expected_share=judged.expected,
         second_low=judged.low, second_high=judged.high, busy_share=counted.busy_share, kernels=counted.kernels,
         seconds=counted.seconds, window_kernels=counted.window_kernels, window_seconds=counted.window_seconds,
         globaltimer_step_ns=counted.globaltimer_step_ns, logged_kernels=counted.logged_kernels,
@@ -137,9 +137,8 @@ def grid(machine: Machine, section: Section, loads: Loads, settings: Settings) -
     loads.calibrate(section, list(plan.LENGTHS_NS))
     log_from_ns = 0 if settings.logs_all else LOG_FROM_NS
     budget = settings.seconds - (time.monotonic() - begun)
-    # What is timed bare depends on the cells: all of it is kept back, and what is not needed not used.
-    budget -= plan.references_cost(plan.all_cells(), 2) * 0.75
-    cells = plan.choose(settings.cells, budget, start_seconds, settings.random)
+    # Whole tens of seconds, so that the same seed chooses the same cells.
+    cells = plan.fit(settings.cells, budget // 10 * 10, start_seconds, settings.seed)
     if not cells:
         raise Failure(f"{settings.seconds:.0f} s are too short for the grid")
     wanted = plan.references(cells)
@@ -210,7 +209,7 @@ def shares_of(loads: Loads, counted: list[Counted], kinds: list[tuple[str, int]]
     found = []
     for number, one in enumerate(counted):
         mode, kernel_ns = kinds[number % len(kinds)]
-        found.append(share(one, loads.period_ns("batch" if mode in SYNC_MODES else mode, kernel_ns)))
+        found.append(whole_share(one, loads.period_ns("batch" if mode in SYNC_MODES else mode, kernel_ns)))
     return found
 
 
@@ -236,5 +235,5 @@ def processes(machine: Machine, section: Section, loads: Loads, settings: Settin
             text += f", busy {busy:.2f}"
         text += ": " + " + ".join(f"{one:.1f}" for one in found)
         kinds_text = ", ".join(f"{mode} {plan.length_name(kernel_ns)}" for mode, kernel_ns in kinds)
-        section.add(f"{count} processes, {asked} %: {kinds_text}", text, f"{asked} ± {MOST_POINTS:g}",
+        section.add(f"{count} process{'es' if count > 1 else ''}, {asked} %: {kinds_text}", text, f"{asked} ± {MOST_POINTS:g}",
                     None if settings.is_bare else abs(total - asked) <= MOST_POINTS, asked=asked, shares=found, busy=busy)  # fmt: skip

@@ -29,6 +29,14 @@ def a_short_budget_gives_fewer_cells() -> None:
     assert len(plan.choose(1000, 1e6, 1.2, Random(1))) == len(plan.all_cells()) == 196
 
 
+def bare_periods_fit_too() -> None:
+    for budget in (60, 200, 340, 560):
+        cells = plan.fit(64, budget, 1.2, 3)
+        assert sum(cell.cost(1.2) for cell in cells) + plan.references_cost(cells, 2) <= budget
+        assert cells == plan.fit(64, budget, 1.2, 3)
+    assert len(plan.fit(64, 340, 1.2, 3)) >= 60 and plan.fit(64, 2, 1.2, 3) == []
+
+
 def cells_are_long_enough() -> None:
     assert plan.Cell(5, 20_000_000, "free").seconds == 44
     assert plan.Cell(50, 20_000, "sync1").seconds == 2
@@ -46,6 +54,7 @@ def shares_are_measured_between_ends() -> None:
     # Locked out after half the time: what was reached before doesn't count for the whole.
     assert abs(figures.share(counted(4999, 0.9998, 5000, 10), 200e3) - 50.1) < 0.01
     assert figures.share(counted(0, 0, 0), 20e6) == 0
+    assert figures.whole_share(counted(0, 0, 30), 20e6) == 30
 
 
 def windows_slide() -> None:
@@ -83,7 +92,7 @@ def the_chart_is_well_formed() -> None:
 
 def run() -> None:
     checks = [
-        cells_cover_the_grid_afresh, a_short_budget_gives_fewer_cells, cells_are_long_enough, shares_are_measured_between_ends,
+        cells_cover_the_grid_afresh, a_short_budget_gives_fewer_cells, bare_periods_fit_too, cells_are_long_enough, shares_are_measured_between_ends,
         windows_slide, references_are_interpolated, unions_are_not_sums, output_is_parsed, the_chart_is_well_formed,
     ]  # fmt: skip
     for check in checks:

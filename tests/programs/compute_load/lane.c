@@ -25,7 +25,7 @@ void lane_open(struct lane *lane, CUstream stream, int mark_every, int ring) {
     for (int i = 0; i < ring; i++) MUST(cuEventCreate(&lane->marks[i], CU_EVENT_DEFAULT));
 }
 
-void lane_note(struct lane *lane, uint64_t time_ns, uint64_t kernels) {
+static void lane_note(struct lane *lane, uint64_t time_ns, uint64_t kernels) {
     if (lane->noted == lane->room) {
         lane->room = lane->room ? lane->room * 2 : 4096;
         lane->notes = realloc(lane->notes, lane->room * sizeof *lane->notes);
@@ -60,6 +60,12 @@ static void mark(struct lane *lane) {
 void lane_add(struct lane *lane, uint64_t kernels) {
     lane->pending += kernels;
     if (lane->pending >= lane->mark_every) mark(lane);
+}
+
+void lane_settle(struct lane *lane, uint64_t time_ns, uint64_t kernels) {
+    while (lane->count > 0) harvest(lane);
+    lane_note(lane, time_ns, lane->pending + kernels);
+    lane->pending = 0;
 }
 
 void lane_drain(struct lane *lane) {

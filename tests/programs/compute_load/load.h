@@ -64,9 +64,9 @@ void lanes_begin(void);
 void lane_open(struct lane *lane, CUstream stream, int mark_every, int ring);
 /* Counts kernels that were given to the lane; may wait for earlier ones. */
 void lane_add(struct lane *lane, uint64_t kernels);
-/* Notes kernels that the host knows to be done. */
-void lane_note(struct lane *lane, uint64_t time_ns, uint64_t kernels);
-/* Waits for everything. */
+/* Counts kernels that were the last given to it and that, as the host knows, are done, as is all before them. */
+void lane_settle(struct lane *lane, uint64_t time_ns, uint64_t kernels);
+/* Marks what has no mark yet, and waits for everything. */
 void lane_drain(struct lane *lane);
 void lane_close(struct lane *lane);
 

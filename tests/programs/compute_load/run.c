@@ -24,30 +24,22 @@ static void wait_until(uint64_t time_ns) {
 static void *work(void *data) {
     struct worker *worker = data;
     const struct mode *mode = worker->mode;
-    uint64_t gap_ns = worker->request->gap_ns, given = 0, pending = 0;
+    uint64_t gap_ns = worker->request->gap_ns, given = 0;
     wait_until(worker->start_ns);
     while (now_ns() < worker->end_ns) {
         struct lane *lane = &worker->lanes[given++ % (uint64_t)worker->count];
         mode->give(lane);
         lane->units++;
-        if (mode->sync_every) {
-            pending += (uint64_t)mode->kernels_per_unit;
-            if (given % (uint64_t)mode->sync_every == 0) {
-                MUST(cuStreamSynchronize(lane->stream));
-                lane_note(lane, now_ns(), pending);
-                pending = 0;
-            }
+        if (mode->sync_every && given % (uint64_t)mode->sync_every == 0) {
+            MUST(cuStreamSynchronize(lane->stream));
+            lane_settle(lane, now_ns(), (uint64_t)mode->kernels_per_unit);
         } else {
             lane_add(lane, (uint64_t)mode->kernels_per_unit);
         }
         if (gap_ns)
             for (uint64_t until = now_ns() + gap_ns; now_ns() < until;) {}
     }
-    /* What a loop that waits had still to wait for isn't counted, but done before the end. */
-    for (int i = 0; i < worker->count; i++) {
-        if (mode->sync_every) MUST(cuStreamSynchronize(worker->lanes[i].stream));
-        lane_drain(&worker->lanes[i]);
-    }
+    for (int i = 0; i < worker->count; i++) lane_drain(&worker->lanes[i]);
     return NULL;
 }
 
@@ -125,6 +117,8 @@ struct totals run_load(const struct request *request, int is_quiet) {
     int units = clamp(2e6 / unit_ns / mode->streams, 1, 64);
     int mark_every = request->mark_every ? request->mark_every : units * mode->kernels_per_unit;
     int marks = request->ring ? request->ring : clamp(16e6 / (unit_ns * units * mode->streams), mode->streams > 1 ? 1 : 3, 8);
+    /* A loop that waits does so by itself only. */
+    if (marks < mode->sync_every) marks = mode->sync_every;
     int is_logged = request->log[0] != 0;
     if (is_logged) {
         double most = (request->warmup_seconds + request->seconds) * 1e9 / (double)request->kernel_ns;
