@@ -6,7 +6,7 @@ use crate::event::Event;
 use crate::graph::{self, Graph};
 use crate::graph_memory::Range;
 use crate::slab::handle_of;
-use crate::stream::{STREAMS, Stream};
+use crate::stream::{self, STREAMS, Stream};
 use crate::work::Work;
 use parking_lot::Mutex;
 use std::cell::Cell;
@@ -135,21 +135,26 @@ pub fn forbid_on(stream: &Stream) -> CUresult {
     }
 }
 
-/// The legacy default stream would wait for captured streams, which a capture can't express.
-fn forbid_implicit(stream: &Stream) -> CUresult {
+/// The capture that work on a stream would have to wait for: where the stream is the default one, and a blocking
+/// stream of its context is captured.
+fn implicit(stream: &Stream) -> Result<Option<Arc<Capture>>, CUerror> {
     if !stream.is_legacy() {
-        return Ok(());
+        return Ok(None);
     }
-    let id = stream.context()?.id.load(Relaxed);
-    for capture in ALL.lock().iter() {
-        let Some(origin) = STREAMS.get(capture.origin) else { continue };
-        let is_same_context = origin.context().is_ok_and(|context| context.id.load(Relaxed) == id);
-        if origin.is_blocking() && is_same_context {
+    let context = stream.context()?;
+    let captured = stream::all_of_context(context).into_iter().filter(|other| other.is_blocking());
+    Ok(captured.filter_map(|other| Some(Arc::clone(&other.capture.lock().as_ref()?.capture))).next())
+}
+
+/// Fails, in every mode, where the default stream would have to wait for a capture, which can't be expressed.
+fn forbid_implicit(stream: &Stream) -> CUresult {
+    match implicit(stream)? {
+        None => Ok(()),
+        Some(capture) => {
             capture.invalidate();
-            return Err(CUerror::STREAM_CAPTURE_IMPLICIT);
+            Err(CUerror::STREAM_CAPTURE_IMPLICIT)
         }
     }
-    Ok(())
 }
 
 /// Adds work to the graph that the stream is captured into; gives it back where there is none.
@@ -212,6 +217,13 @@ pub fn record_event(stream: &Stream, event: &Event) -> Result<bool, CUerror> {
 pub fn join_by_event(stream: &Stream, event: &Event) -> Result<bool, CUerror> {
     if RUNNING_COUNT.load(Acquire) == 0 {
         return Ok(false);
+    }
+    forbid_implicit(stream)?;
+    if stream.is_legacy()
+        && let Some((capture, _)) = event.captured()
+    {
+        capture.invalidate();
+        return Err(CUerror::STREAM_CAPTURE_UNSUPPORTED);
     }
     let mut part = stream.capture.lock();
     match (&mut *part, event.captured()) {
@@ -352,7 +364,10 @@ fn status(stream: &Stream) -> Result<(CUstreamCaptureStatus, Option<Arc<Capture>
     if RUNNING_COUNT.load(Acquire) == 0 {
         return Ok((CU_STREAM_CAPTURE_STATUS_NONE, None));
     }
-    forbid_implicit(stream)?;
+    if implicit(stream)?.is_some() {
+        // Having asked does the capture no harm.
+        return Err(CUerror::STREAM_CAPTURE_IMPLICIT);
+    }
     Ok(match &*stream.capture.lock() {
         None => (CU_STREAM_CAPTURE_STATUS_NONE, None),
         Some(part) if part.capture.check().is_err() => {

@@ -135,6 +135,11 @@ unsafe impl<T: Copy> Sync for Plain<T> {}
 pub struct Items<T>(*const T);
 
 impl<T> Items<T> {
+    /// An array that a struct names.
+    pub fn at(place: *const T) -> Items<T> {
+        Items(place)
+    }
+
     /// The same place as an array of something else.
     pub fn cast<U>(&self) -> Items<U> {
         Items(self.0.cast())

@@ -8,6 +8,7 @@ use crate::edge::{FromC, Out};
 use crate::settings::settings;
 use crate::slab::{Slab, handle_of};
 use crate::stream::Stream;
+use crate::work::Work;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -154,7 +155,13 @@ pub fn record(event: &'static Event, stream: &'static Stream) -> CUresult {
     event.record_on(stream)
 }
 
-pub fn record_with_flags(event: &'static Event, stream: &'static Stream, _flags: u32) -> CUresult {
+/// Flag: in a capture, the record is a node of the graph.
+const EXTERNAL: u32 = 1;
+
+pub fn record_with_flags(event: &'static Event, stream: &'static Stream, flags: u32) -> CUresult {
+    if flags & EXTERNAL != 0 && capture::is_captured(stream) {
+        return Work::RecordEvent(handle_of(event)).submit(stream);
+    }
     record(event, stream)
 }
 

@@ -320,10 +320,19 @@ implement! {$
         link::complete: cuLinkComplete;
         link::destroy: cuLinkDestroy;
 
-        kernel::launch: cuLaunchKernel cuLaunchKernel_ptsz;
-        kernel::launch_ex: cuLaunchKernelEx cuLaunchKernelEx_ptsz;
-        kernel::launch_cooperative: cuLaunchCooperativeKernel cuLaunchCooperativeKernel_ptsz;
-        kernel::launch_cooperative_multi_device: cuLaunchCooperativeKernelMultiDevice;
+        launch::kernel: cuLaunchKernel cuLaunchKernel_ptsz;
+        launch::ex: cuLaunchKernelEx cuLaunchKernelEx_ptsz;
+        launch::cooperative: cuLaunchCooperativeKernel cuLaunchCooperativeKernel_ptsz;
+        launch::cooperative_multi_device: cuLaunchCooperativeKernelMultiDevice;
+        launch::set_block: cuFuncSetBlockShape;
+        launch::set_shared_bytes: cuFuncSetSharedSize;
+        launch::set_parameter_bytes: cuParamSetSize;
+        launch::set_integer: cuParamSeti;
+        launch::set_float: cuParamSetf;
+        launch::set_bytes: cuParamSetv;
+        launch::prepared: cuLaunch;
+        launch::prepared_grid: cuLaunchGrid;
+        launch::prepared_grid_async: cuLaunchGridAsync;
 
         graph::create: cuGraphCreate;
         graph::destroy: cuGraphDestroy;
@@ -352,6 +361,7 @@ implement! {$
         node::add_host: cuGraphAddHostNode;
         node::add_child: cuGraphAddChildGraphNode;
         node::add_empty: cuGraphAddEmptyNode;
+        node::add_values: cuGraphAddBatchMemOpNode;
         node::add_event_record: cuGraphAddEventRecordNode;
         node::add_event_wait: cuGraphAddEventWaitNode;
         node::add_alloc: cuGraphAddMemAllocNode;
@@ -375,6 +385,8 @@ implement! {$
         node::get_host: cuGraphHostNodeGetParams;
         node::set_host: cuGraphHostNodeSetParams;
         node::set_host_in: cuGraphExecHostNodeSetParams;
+        node::set_values: cuGraphBatchMemOpNodeSetParams;
+        node::set_values_in: cuGraphExecBatchMemOpNodeSetParams;
         node::get_child: cuGraphChildGraphNodeGetGraph;
         node::set_child_in: cuGraphExecChildGraphNodeSetParams;
         node::get_alloc: cuGraphMemAllocNodeGetParams;

@@ -3,9 +3,11 @@
 use crate::context::Context;
 use crate::edge::{FromC, Out};
 use crate::image::Entry;
+use crate::launch::Prepared;
 use crate::library::KERNELS;
 use crate::module::{MODULES, Module};
 use crate::slab::{Slab, handle_of};
+use parking_lot::Mutex;
 use std::ffi::{CString, c_char, c_void};
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering::Relaxed;
@@ -25,6 +27,8 @@ pub struct Function {
     entry: OnceLock<Entry>,
     module: AtomicUsize,
     dynamic_shared_bytes: AtomicI32,
+    /// What the next launch in the old way is to be like.
+    pub prepared: Mutex<Prepared>,
 }
 
 impl FromC<CUfunction> for &'static Function {

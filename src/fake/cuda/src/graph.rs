@@ -4,6 +4,7 @@ use crate::capture;
 use crate::driver::driver;
 use crate::edge::{FromC, Items, Out};
 use crate::graph_memory::Range;
+use crate::kernel::Run;
 use crate::slab::{Slab, handle_of};
 use crate::stream::Stream;
 use crate::work::Work;
@@ -166,9 +167,25 @@ fn end_node(node: &'static Node) {
 }
 
 impl Template {
-    /// Queues everything, in order.
+    /// Queues everything, in order. Kernels that follow each other are queued as one.
     pub fn run(&self, stream: &'static Stream) -> CUresult {
-        self.steps.iter().filter(|step| step.is_enabled).try_for_each(|step| step.work.run(stream))
+        let mut pending: Option<Run> = None;
+        let queue = |run: Option<Run>| run.map_or(Ok(()), |run| run.queue(stream));
+        for step in self.steps.iter().filter(|step| step.is_enabled) {
+            let Work::Kernel(launch) = &step.work else {
+                queue(pending.take())?;
+                step.work.run(stream)?;
+                continue;
+            };
+            stream.context()?.check()?;
+            let Some(run) = launch.act(stream)? else { continue };
+            let joined = pending.and_then(|pending| pending.followed_by(run));
+            if joined.is_none() {
+                queue(pending.take())?;
+            }
+            pending = Some(joined.unwrap_or(run));
+        }
+        queue(pending)
     }
 
     /// Addresses that the graph's allocations have, those of graphs within it included.

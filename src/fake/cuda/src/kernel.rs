@@ -7,7 +7,7 @@ use crate::settings::settings;
 use crate::slab::handle_of;
 use crate::stream::Stream;
 use crate::values::{self, Value};
-use crate::{capture, cost, memory, raw, space};
+use crate::{memory, raw, space};
 use std::ffi::c_void;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -31,7 +31,8 @@ pub struct Shape {
 }
 
 impl Shape {
-    fn check(&self) -> CUresult {
+    /// Whether a kernel can have this shape.
+    pub fn check(&self) -> CUresult {
         let threads: u64 = self.block.iter().map(|&size| u64::from(size)).product();
         let blocks: u64 = self.grid.iter().map(|&size| u64::from(size)).product();
         let [x, y, z] = self.grid;
@@ -53,6 +54,18 @@ pub struct Launch {
     pub shape: Shape,
     /// All parameters in one block.
     pub parameters: Arc<[u8]>,
+}
+
+/// The `extra` array of a launch whose parameters are one block of this many bytes.
+pub fn extra_of(block: &[u8], bytes: &usize) -> [*mut c_void; 5] {
+    let words = [
+        LAUNCH_PARAM_BUFFER_POINTER,
+        block.as_ptr() as u64,
+        LAUNCH_PARAM_BUFFER_SIZE,
+        std::ptr::from_ref(bytes) as u64,
+        LAUNCH_PARAM_END,
+    ];
+    words.map(|word| word as *mut c_void)
 }
 
 /// Where a launch's parameters are.
@@ -150,19 +163,74 @@ impl Launch {
         function::find(CUfunction(self.function))
     }
 
+    /// Does to memory what the kernel does, and says what there is to queue for it.
+    pub fn act(&self, stream: &Stream) -> Result<Option<Run>, CUerror> {
+        let block = Parameters::Block(self.parameters.as_ptr() as u64, self.parameters.len() as u64);
+        act_and_plan(self.function()?, block, stream)
+    }
+
     /// Queues the launch.
     pub fn run(&self, stream: &Stream) -> CUresult {
-        let block = Parameters::Block(self.parameters.as_ptr() as u64, self.parameters.len() as u64);
-        run(self.function()?, block, stream)
+        self.act(stream)?.map_or(Ok(()), |run| run.queue(stream))
     }
 }
 
-fn run(function: &Function, parameters: Parameters, stream: &Stream) -> CUresult {
+/// What a kernel takes of the GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Run {
+    For { engine: Engine, duration_ns: u64 },
+    Until { engine: Engine, value: Value },
+}
+
+impl Run {
+    /// Queues it.
+    pub fn queue(self, stream: &Stream) -> CUresult {
+        match self {
+            Run::For { engine, duration_ns } => stream.queue_work(engine, duration_ns),
+            Run::Until { engine, value } => {
+                let length = Length::Open { most_ns: LONGEST_WAIT_NS };
+                let earliest_ns = settings().times.launch_delay_ns;
+                let unit = Unit { engine, length, earliest_ns, ..Unit::MARK };
+                stream.queue(unit, |mark| values::watch(mark, value))
+            }
+        }
+    }
+
+    /// Both as one, the other behind this, where the GPU can't tell the difference.
+    pub fn followed_by(self, other: Run) -> Option<Run> {
+        match (self, other) {
+            (Run::For { engine, duration_ns }, Run::For { engine: next, duration_ns: more_ns })
+                if engine == next =>
+            {
+                Some(Run::For { engine, duration_ns: duration_ns.saturating_add(more_ns) })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Launches with the parameters where the program has them.
+#[inline]
+pub fn launch_now(
+    function: &Function,
+    pointers: *mut *mut c_void,
+    extra: *mut *mut c_void,
+    stream: &Stream,
+) -> CUresult {
+    let parameters = Parameters::find(function.entry()?, pointers, extra)?;
+    act_and_plan(function, parameters, stream)?.map_or(Ok(()), |run| run.queue(stream))
+}
+
+fn act_and_plan(
+    function: &Function,
+    parameters: Parameters,
+    stream: &Stream,
+) -> Result<Option<Run>, CUerror> {
     let entry = function.entry()?;
     function.load()?;
     let is_null = settings().is_null;
     if is_null && entry.effect == Effect::None {
-        return Ok(());
+        return Ok(None);
     }
     if space::is_any_managed() {
         for index in 0..entry.parameters.len() {
@@ -176,20 +244,17 @@ fn run(function: &Function, parameters: Parameters, stream: &Stream) -> CUresult
         // As on a GPU, a bad access shows at the next wait and ends the context's usefulness.
         context.break_with(error);
     }
+    if is_null {
+        return Ok(None);
+    }
     let number = |index| parameters.number(entry, index).ok_or(CUerror::INVALID_VALUE);
     let (percent, slowness) = part_of(context);
     let engine = Engine::Processors { percent: entry.percent.min(percent) };
-    match entry.duration {
-        Duration::Fixed(duration_ns) => stream.queue_work(engine, slowness.of(duration_ns)),
-        Duration::Parameter(index) => stream.queue_work(engine, slowness.of(number(index)?)),
-        Duration::Until(index) => {
-            let value = Value::set_at(number(index)?);
-            let length = Length::Open { most_ns: LONGEST_WAIT_NS };
-            let earliest_ns = settings().times.launch_delay_ns;
-            let unit = Unit { engine, length, earliest_ns, ..Unit::MARK };
-            stream.queue(unit, |mark| values::watch(mark, value))
-        }
-    }
+    Ok(Some(match entry.duration {
+        Duration::Fixed(duration_ns) => Run::For { engine, duration_ns: slowness.of(duration_ns) },
+        Duration::Parameter(index) => Run::For { engine, duration_ns: slowness.of(number(index)?) },
+        Duration::Until(index) => Run::Until { engine, value: Value::set_at(number(index)?) },
+    }))
 }
 
 /// How much longer a kernel takes that has only some of the multiprocessors.
@@ -244,121 +309,6 @@ fn act(entry: &Entry, parameters: Parameters) -> CUresult {
                 raw::write(y + 4 * place, sum);
             }
         }
-    }
-    Ok(())
-}
-
-/// Launches, or adds to the graph that the stream is captured into.
-#[inline]
-fn launch_on(
-    stream: &'static Stream,
-    function: &'static Function,
-    shape: Shape,
-    pointers: *mut *mut c_void,
-    extra: *mut *mut c_void,
-) -> CUresult {
-    if capture::is_captured(stream) || stream.is_legacy() {
-        return launch_slowly(stream, function, shape, pointers, extra);
-    }
-    launch_now(stream, function, shape, pointers, extra)
-}
-
-#[inline]
-fn launch_now(
-    stream: &'static Stream,
-    function: &'static Function,
-    shape: Shape,
-    pointers: *mut *mut c_void,
-    extra: *mut *mut c_void,
-) -> CUresult {
-    stream.context()?.check()?;
-    shape.check()?;
-    let _cost = cost::begin(settings().times.launch_ns);
-    let parameters = Parameters::find(function.entry()?, pointers, extra)?;
-    run(function, parameters, stream)
-}
-
-/// Where a capture may be concerned.
-fn launch_slowly(
-    stream: &'static Stream,
-    function: &'static Function,
-    shape: Shape,
-    pointers: *mut *mut c_void,
-    extra: *mut *mut c_void,
-) -> CUresult {
-    if !capture::is_captured(stream) {
-        capture::forbid_on(stream)?;
-        return launch_now(stream, function, shape, pointers, extra);
-    }
-    let launch = Launch::new(function, shape, pointers, extra)?;
-    crate::work::Work::Kernel(launch).submit(stream)
-}
-
-#[expect(clippy::too_many_arguments, reason = "the driver's own signature")]
-pub fn launch(
-    function: &'static Function,
-    grid_x: u32,
-    grid_y: u32,
-    grid_z: u32,
-    block_x: u32,
-    block_y: u32,
-    block_z: u32,
-    shared_bytes: u32,
-    stream: &'static Stream,
-    pointers: *mut *mut c_void,
-    extra: *mut *mut c_void,
-) -> CUresult {
-    let shape = Shape { grid: [grid_x, grid_y, grid_z], block: [block_x, block_y, block_z], shared_bytes };
-    launch_on(stream, function, shape, pointers, extra)
-}
-
-#[expect(clippy::too_many_arguments, reason = "the driver's own signature")]
-pub fn launch_cooperative(
-    function: &'static Function,
-    grid_x: u32,
-    grid_y: u32,
-    grid_z: u32,
-    block_x: u32,
-    block_y: u32,
-    block_z: u32,
-    shared_bytes: u32,
-    stream: &'static Stream,
-    pointers: *mut *mut c_void,
-) -> CUresult {
-    let shape = Shape { grid: [grid_x, grid_y, grid_z], block: [block_x, block_y, block_z], shared_bytes };
-    launch_on(stream, function, shape, pointers, std::ptr::null_mut())
-}
-
-/// Attributes of a launch change nothing that is simulated.
-pub fn launch_ex(
-    config: crate::edge::Value<CUlaunchConfig>,
-    function: &'static Function,
-    pointers: *mut *mut c_void,
-    extra: *mut *mut c_void,
-) -> CUresult {
-    let config = config.0;
-    let shape = Shape {
-        grid: [config.gridDimX, config.gridDimY, config.gridDimZ],
-        block: [config.blockDimX, config.blockDimY, config.blockDimZ],
-        shared_bytes: config.sharedMemBytes,
-    };
-    launch_on(crate::stream::find(config.hStream)?, function, shape, pointers, extra)
-}
-
-pub fn launch_cooperative_multi_device(
-    list: crate::edge::Items<CUDA_LAUNCH_PARAMS>,
-    count: u32,
-    _flags: u32,
-) -> CUresult {
-    for params in list.first(count as usize) {
-        let shape = Shape {
-            grid: [params.gridDimX, params.gridDimY, params.gridDimZ],
-            block: [params.blockDimX, params.blockDimY, params.blockDimZ],
-            shared_bytes: params.sharedMemBytes,
-        };
-        let function = function::find(params.function)?;
-        let stream = crate::stream::find(params.hStream)?;
-        launch_on(stream, function, shape, params.kernelParams, std::ptr::null_mut())?;
     }
     Ok(())
 }

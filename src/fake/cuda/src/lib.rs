@@ -31,6 +31,7 @@ mod holdings;
 mod image;
 mod ipc;
 mod kernel;
+mod launch;
 mod library;
 mod limits;
 mod lines;

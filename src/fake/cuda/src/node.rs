@@ -10,6 +10,7 @@ use crate::kernel::{Launch, Shape};
 use crate::raw;
 use crate::slab::handle_of;
 use crate::transfer::Transfer;
+use crate::values;
 use crate::work::Work;
 use std::ffi::c_void;
 use vcuda_driver::cuda::types::*;
@@ -68,6 +69,16 @@ fn host_work(params: *const c_void) -> Result<Work, CUerror> {
     if function == 0 { Err(CUerror::INVALID_VALUE) } else { Ok(Work::Host { function, data }) }
 }
 
+/// The values that a batch writes and waits for, as its node's parameters name them.
+fn values_work(params: *const c_void) -> Result<Work, CUerror> {
+    if params.is_null() {
+        return Err(CUerror::INVALID_VALUE);
+    }
+    let place = params as u64;
+    let (count, operations) = (raw::read::<u32>(place + 8), raw::read::<*const c_void>(place + 16));
+    values::batch_work(count, &Items::at(operations))
+}
+
 pub fn add_kernel_v1(
     out: Out<CUgraphNode>,
     graph: &'static Graph,
@@ -118,6 +129,16 @@ pub fn add_host(
     params: *const c_void,
 ) -> CUresult {
     add_node(out, graph, &dependencies, count, host_work(params)?)
+}
+
+pub fn add_values(
+    out: Out<CUgraphNode>,
+    graph: &'static Graph,
+    dependencies: Dependencies,
+    count: usize,
+    params: *const c_void,
+) -> CUresult {
+    add_node(out, graph, &dependencies, count, values_work(params)?)
 }
 
 pub fn add_child(
@@ -192,6 +213,7 @@ fn any_work(params: &mut CUgraphNodeParams) -> Result<Work, CUerror> {
         CU_GRAPH_NODE_TYPE_MEMCPY => copy_work(&raw::read(body + 16)),
         CU_GRAPH_NODE_TYPE_MEMSET => Ok(Work::Fill(Fill::new(raw::read(body))?)),
         CU_GRAPH_NODE_TYPE_HOST => host_work(body as *const c_void),
+        CU_GRAPH_NODE_TYPE_BATCH_MEM_OP => values_work(body as *const c_void),
         CU_GRAPH_NODE_TYPE_GRAPH => graph::child(graph::find(raw::read(body))?),
         CU_GRAPH_NODE_TYPE_EMPTY => Ok(Work::Empty),
         CU_GRAPH_NODE_TYPE_WAIT_EVENT => Ok(Work::WaitEvent(raw::read(body))),
@@ -360,6 +382,14 @@ pub fn set_host(node: &'static Node, params: *const c_void) -> CUresult {
 
 pub fn set_host_in(exec: &'static Exec, node: CUgraphNode, params: *const c_void) -> CUresult {
     exec.replace(node.0, host_work(params)?)
+}
+
+pub fn set_values(node: &'static Node, params: *const c_void) -> CUresult {
+    replace(node, values_work(params)?)
+}
+
+pub fn set_values_in(exec: &'static Exec, node: CUgraphNode, params: *const c_void) -> CUresult {
+    exec.replace(node.0, values_work(params)?)
 }
 
 pub fn get_child(node: &'static Node, out: Out<CUgraph>) -> CUresult {

@@ -8,6 +8,7 @@ use crate::event::Event;
 use crate::lines::Role;
 use crate::settings::settings;
 use crate::slab::{Slab, handle_of};
+use crate::work::Work;
 use crate::{cost, event, gate};
 use parking_lot::Mutex;
 use std::cell::RefCell;
@@ -286,7 +287,13 @@ pub fn query(stream: &'static Stream) -> CUresult {
     if stream.is_done()? { Ok(()) } else { Err(CUerror::NOT_READY) }
 }
 
-pub fn wait_event(stream: &'static Stream, event: &'static Event, _flags: u32) -> CUresult {
+/// Flag: in a capture, the wait is a node of the graph and not a dependency.
+const EXTERNAL: u32 = 1;
+
+pub fn wait_event(stream: &'static Stream, event: &'static Event, flags: u32) -> CUresult {
+    if flags & EXTERNAL != 0 && capture::is_captured(stream) {
+        return Work::WaitEvent(handle_of(event)).submit(stream);
+    }
     if capture::join_by_event(stream, event)? {
         return Ok(());
     }

@@ -233,11 +233,19 @@ fn of_batch(operations: &[Operation]) -> Result<Vec<Value>, CUerror> {
     Ok(values)
 }
 
-pub fn batch(stream: &'static Stream, count: u32, operations: Items<c_void>, flags: u32) -> CUresult {
-    if flags != 0 || count > MOST_OPERATIONS {
+/// A batch as a piece of work.
+pub fn batch_work(count: u32, operations: &Items<c_void>) -> Result<Work, CUerror> {
+    if count > MOST_OPERATIONS {
         return Err(CUerror::INVALID_VALUE);
     }
-    submit(stream, of_batch(&operations.cast().first(count as usize))?)
+    Ok(Work::Values(of_batch(&operations.cast().first(count as usize))?.into()))
+}
+
+pub fn batch(stream: &'static Stream, count: u32, operations: Items<c_void>, flags: u32) -> CUresult {
+    if flags != 0 {
+        return Err(CUerror::INVALID_VALUE);
+    }
+    batch_work(count, &operations)?.submit(stream)
 }
 
 #[cfg(test)]

@@ -104,6 +104,7 @@ implement! {$
             nvmlDeviceGetMPSComputeRunningProcesses_v2 nvmlDeviceGetMPSComputeRunningProcesses_v3;
         process::details: nvmlDeviceGetRunningProcessDetailList;
         process::utilisation: nvmlDeviceGetProcessUtilization;
+        samples::get: nvmlDeviceGetSamples;
         process::utilisation_info: nvmlDeviceGetProcessesUtilizationInfo;
     }
 }

@@ -7,3 +7,4 @@ mod edge;
 mod export;
 mod library;
 mod process;
+mod samples;

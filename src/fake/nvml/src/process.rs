@@ -2,9 +2,9 @@
 
 use crate::edge::Out;
 use crate::library::{Device, Variant, machine, variant};
+use crate::samples::wall_clock_us;
 use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::time::{SystemTime, UNIX_EPOCH};
 use vcuda_driver::nvml::types::*;
 use vcuda_driver::result::{NvmlError, NvmlResult};
 use vcuda_fake_machine::{ProcessUse, now_ns};
@@ -118,10 +118,6 @@ fn utilisations(device: Device) -> Result<Vec<(ProcessUse, u32)>, NvmlError> {
     Ok(users(device)?.into_iter().map(share).collect())
 }
 
-fn wall_clock_us() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_micros() as u64)
-}
-
 pub fn utilisation(
     device: Device,
     room: Option<Out<nvmlProcessUtilizationSample_t>>,
@@ -134,7 +130,7 @@ pub fn utilisation(
     };
     let sample = |(user, percent): &(ProcessUse, u32)| nvmlProcessUtilizationSample_t {
         pid: shown_pid(user),
-        timeStamp: wall_clock_us(),
+        timeStamp: wall_clock_us(now_ns()),
         smUtil: *percent,
         memUtil: percent / 2,
         encUtil: 0,
@@ -168,7 +164,7 @@ pub fn utilisation_info(device: Device, list: Out<nvmlProcessesUtilizationInfo_v
         room.set_at(
             index,
             nvmlProcessUtilizationInfo_v1_t {
-                timeStamp: wall_clock_us(),
+                timeStamp: wall_clock_us(now_ns()),
                 pid: shown_pid(user),
                 smUtil: *percent,
                 memUtil: percent / 2,

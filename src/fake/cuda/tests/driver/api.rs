@@ -73,7 +73,12 @@ cuda! {
     cuArray3DCreate_v2 cuArrayCreate_v2 cuArrayDestroy
     cuStreamCreate cuStreamDestroy_v2 cuStreamSynchronize cuStreamQuery cuStreamWaitEvent
     cuStreamSynchronize_ptsz cuStreamGetId cuStreamGetId_ptsz cuStreamWriteValue32_v2 cuLaunchHostFunc
-    cuStreamBeginCapture_v2 cuStreamEndCapture cuStreamIsCapturing
+    cuStreamBeginCapture_v2 cuStreamEndCapture cuStreamIsCapturing cuThreadExchangeStreamCaptureMode
+    cuStreamWaitValue32_v2 cuStreamWaitValue64_v2 cuStreamWriteValue64_v2 cuStreamBatchMemOp_v2
+    cuGraphAddBatchMemOpNode cuGraphAddMemcpyNode cuMemcpyDtoDAsync_v2 cuMemcpyHtoDAsync_v2 cuMemcpyDtoHAsync_v2
+    cuMemsetD8Async cuCtxRecordEvent cuCtxWaitEvent
+    cuLaunchKernelEx cuLaunchCooperativeKernel cuLaunchCooperativeKernelMultiDevice
+    cuFuncSetBlockShape cuParamSetSize cuParamSetv cuLaunch cuLaunchGrid cuLaunchGridAsync
     cuEventCreate cuEventRecord cuEventQuery cuEventSynchronize cuEventElapsedTime
     cuModuleLoadData cuModuleGetFunction cuModuleUnload cuModuleGetGlobal_v2 cuLaunchKernel
     cuLibraryLoadData cuLibraryGetKernel cuKernelGetFunction
@@ -88,5 +93,5 @@ nvml! {
     nvmlInit_v2 nvmlShutdown nvmlDeviceGetCount_v2 nvmlDeviceGetHandleByIndex_v2 nvmlDeviceGetMemoryInfo
     nvmlDeviceGetMemoryInfo_v2 nvmlDeviceGetComputeRunningProcesses_v3 nvmlDeviceGetUtilizationRates
     nvmlDeviceGetUUID nvmlDeviceGetTemperature nvmlDeviceGetVbiosVersion nvmlErrorString
-    nvmlDeviceGetFanSpeed
+    nvmlDeviceGetFanSpeed nvmlDeviceGetSamples
 }

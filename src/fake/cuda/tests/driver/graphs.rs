@@ -152,6 +152,61 @@ driver_test! {
     }
 }
 
+driver_test! {
+    fn all_nodes_of_a_graph_take_their_time_even_when_changed() {
+        begin();
+        const BYTES: usize = 2_500_000;
+        let (stream, graph, device, mut host) = (stream(), graph(), alloc(BYTES), vec![0_u8; BYTES]);
+        let kernel_params = |ns: &mut u64, parameters: &mut [*mut c_void; 1]| {
+            *parameters = [std::ptr::from_mut(ns).cast()];
+            CUDA_KERNEL_NODE_PARAMS {
+                func: function("spin"),
+                gridDimX: 1,
+                gridDimY: 1,
+                gridDimZ: 1,
+                blockDimX: 32,
+                blockDimY: 1,
+                blockDimZ: 1,
+                kernelParams: parameters.as_mut_ptr(),
+                ..CUDA_KERNEL_NODE_PARAMS::default()
+            }
+        };
+        let copy = CUDA_MEMCPY3D {
+            srcMemoryType: CU_MEMORYTYPE_HOST,
+            srcHost: host.as_mut_ptr().cast(),
+            dstMemoryType: CU_MEMORYTYPE_DEVICE,
+            dstDevice: device,
+            WidthInBytes: BYTES,
+            Height: 1,
+            Depth: 1,
+            ..CUDA_MEMCPY3D::default()
+        };
+        let fill =
+            CUDA_MEMSET_NODE_PARAMS { dst: device, pitch: 0, value: 1, elementSize: 1, width: BYTES, height: 1 };
+        let (mut ns, mut parameters) = (1_000_000_u64, [null_mut()]);
+        let params = kernel_params(&mut ns, &mut parameters);
+        let mut nodes = [CUgraphNode::NULL; 5];
+        cuGraphAddKernelNode_v2(&mut nodes[0], graph, null(), 0, &params).unwrap();
+        let (before, after) = nodes.split_at_mut(1);
+        cuGraphAddKernelNode_v2(&mut after[0], graph, &before[0], 1, &params).unwrap();
+        cuGraphAddMemcpyNode(&mut after[1], graph, &before[0], 1, &copy, CUcontext::NULL).unwrap();
+        cuGraphAddMemsetNode(&mut after[2], graph, &before[0], 1, &fill, CUcontext::NULL).unwrap();
+        let copying = Duration::from_nanos(1000 + BYTES as u64 / 25);
+        let filling = Duration::from_nanos(1000 + BYTES as u64 / 2000);
+        let exec = instantiate(graph);
+        let launch_thrice = || (0..3).for_each(|_| cuGraphLaunch(exec, stream).unwrap());
+        let kernels = Duration::from_millis(2);
+        assert_eq!(busy_for(launch_thrice), 3 * (kernels + copying + filling));
+
+        let (mut longer_ns, mut parameters) = (4_000_000_u64, [null_mut()]);
+        let longer = kernel_params(&mut longer_ns, &mut parameters);
+        cuGraphExecKernelNodeSetParams_v2(exec, nodes[1], &longer).unwrap();
+        assert_eq!(busy_for(launch_thrice), 3 * (Duration::from_millis(5) + copying + filling));
+        assert_eq!(update(exec, graph), (Ok(()), 0));
+        assert_eq!(busy_for(launch_thrice), 3 * (kernels + copying + filling), "as the graph is");
+    }
+}
+
 fn begin_capture(stream: CUstream) {
     cuStreamBeginCapture_v2(stream, CU_STREAM_CAPTURE_MODE_GLOBAL).unwrap();
 }

@@ -1,6 +1,7 @@
 //! The simulated driver as programs see it.
 
 mod api;
+mod captures;
 mod devices;
 mod graphs;
 mod memory;
@@ -8,4 +9,6 @@ mod pools;
 mod processes;
 mod program;
 mod streams;
+mod times;
+mod values;
 mod world;

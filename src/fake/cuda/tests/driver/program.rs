@@ -14,8 +14,12 @@ pub const PTX: &str = "\
 .target sm_70
 .address_size 64
 // simulated: spin duration_ns=param0
+// simulated: narrow duration_ns=param0 width=25%
+// simulated: until_set until=param0 width=25%
 .visible .global .align 8 .b8 table[64];
 .visible .entry spin(.param .u64 ns) { ret; }
+.visible .entry narrow(.param .u64 ns) { ret; }
+.visible .entry until_set(.param .u64 address) { ret; }
 .visible .entry fill_u32(.param .u64 to, .param .u32 value, .param .u64 count) { ret; }
 .visible .entry saxpy_f32(.param .u64 n, .param .f32 a, .param .u64 x, .param .u64 y) { ret; }
 ";
@@ -88,6 +92,27 @@ pub fn launch(function: CUfunction, stream: CUstream, parameters: &mut [*mut c_v
 pub fn spin(function: CUfunction, stream: CUstream, time: Duration) {
     let mut ns = time.as_nanos() as u64;
     launch(function, stream, &mut [(&raw mut ns).cast()]).unwrap();
+}
+
+/// Time for which the first GPU worked so far, for anybody.
+pub fn busy() -> Duration {
+    Duration::from_nanos(vcuda_fake_machine::Machine::from_environment().unwrap().busy(0).busy_ns)
+}
+
+/// How long `action` keeps the first GPU busy, and no more than that.
+pub fn busy_for(action: impl FnOnce()) -> Duration {
+    cuCtxSynchronize().unwrap();
+    let before = busy();
+    action();
+    cuCtxSynchronize().unwrap();
+    busy() - before
+}
+
+/// The time between two events.
+pub fn elapsed(start: CUevent, end: CUevent) -> Duration {
+    let mut ms = 0.0;
+    cuEventElapsedTime(&mut ms, start, end).unwrap();
+    Duration::from_secs_f64(f64::from(ms) / 1e3)
 }
 
 /// How long `action` takes.
