@@ -1,9 +1,8 @@
 """PyTorch under a share: its speed against bare, and that what it computes is the same to the last bit."""
 
-import json
 from statistics import median
 
-from compute_load import Loads, Settings
+from compute_load import Loads, Settings, gpu_seconds
 from report import Section
 from world import Child, Failure, Machine, Slice
 
@@ -28,16 +27,6 @@ def prepared(child: Child, workload: str) -> float:
     child.tell(f"{workload} 0")
     text = child.wait_for("step")
     return 0.0 if text.startswith("missing") else float(text)
-
-
-def gpu_seconds(machine: Machine, within: Slice) -> float | None:
-    """The GPU time that the container has used, as `vcuda ps` tells it."""
-    command = [str(machine.vcuda), "ps", "--json", "--control-file", str(within.control)]
-    record = json.loads(machine.run(command, seconds=20).must().out)
-    for one in record["slices"]:
-        if one["control_file"] == str(within.control) and all("busy_ns" in device for device in one["devices"]):
-            return sum(device["busy_ns"] for device in one["devices"]) / 1e9
-    return None
 
 
 def busy_share(machine: Machine, within: Slice, child: Child, workload: str, steps: int) -> float | None:

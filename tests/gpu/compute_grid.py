@@ -8,7 +8,7 @@ from statistics import mean
 import compute_plan as plan
 from compute_chart import Point
 from compute_figures import Counted, Errors, share, union_seconds, whole_share, windows
-from compute_load import Load, Loads, Settings
+from compute_load import Load, Loads, Settings, gpu_seconds
 from compute_plan import SYNC_MODES, Cell
 from report import Section
 from world import Failure, Machine
@@ -33,6 +33,8 @@ class Measured:
     cell: Cell
     counted: Counted | None
     when: float
+    # GPU time by the library's own measure, of all that the program did.
+    metered_seconds: float | None = None
     error: str = ""
 
 
@@ -46,9 +48,9 @@ def measure(loads: Loads, cell: Cell, settings: Settings) -> Measured:
         load.ask(cell.mode, cell.kernel_ns, cell.seconds, cell.warmup_seconds, **keys)
         counted = load.answer()
         load.end()
-        return Measured(cell, counted, when)
+        return Measured(cell, counted, when, gpu_seconds(loads.machine, within) if within else None)
     except Failure as failure:
-        return Measured(cell, None, when, str(failure))
+        return Measured(cell, None, when, error=str(failure))
 
 
 def reference_mode(cell: Cell) -> str:
@@ -62,6 +64,8 @@ class Judged:
     expected: float
     # Why less is expected than asked.
     note: str
+    # What the library metered, in percent above or below what the kernels took.
+    meter_error: float | None
     low: float
     high: float
     judges_windows: bool
@@ -81,8 +85,10 @@ def judge(loads: Loads, measured: Measured, settings: Settings) -> Judged:
         if ceiling < asked:
             expected, note = ceiling, f"the loop alone reaches {ceiling:.1f}"
     low, high = windows(counted, period)
+    metered = measured.metered_seconds
+    meter_error = 100 * (metered * 1e9 / (counted.all_kernels * period) - 1) if metered and counted.all_kernels else None
     is_short = cell.kernel_ns <= 2_000_000 and cell.unit_seconds <= WINDOW_UNIT_SECONDS
-    return Judged(share(counted, period), expected, note, low, high, is_short)
+    return Judged(share(counted, period), expected, note, meter_error, low, high, is_short)
 
 
 def add_cell(section: Section, measured: Measured, judged: Judged, asked: float) -> None:
@@ -90,6 +96,8 @@ def add_cell(section: Section, measured: Measured, judged: Judged, asked: float)
     text = f"got {judged.got:.2f} ({judged.points:+.2f}), any second {judged.low:.1f} to {judged.high:.1f}"
     if counted.busy_share is not None:
         text += f", busy {100 * counted.busy_share:.2f}"
+    if judged.meter_error is not None:
+        text += f", metered {judged.meter_error:+.2f} %"
     within = abs(judged.points) <= MOST_POINTS
     if judged.note:
         # What the limit itself may cost such a loop is not part of the target; more than asked never is.
@@ -104,7 +112,7 @@ def add_cell(section: Section, measured: Measured, judged: Judged, asked: float)
         asked=asked, kernel_ns=measured.cell.kernel_ns, mode=measured.cell.mode, got=judged.got, expected_share=judged.expected,
         second_low=judged.low, second_high=judged.high, busy_share=counted.busy_share, kernels=counted.kernels,
         seconds=counted.seconds, window_kernels=counted.window_kernels, window_seconds=counted.window_seconds,
-        globaltimer_step_ns=counted.globaltimer_step_ns, logged_kernels=counted.logged_kernels,
+        meter_error=judged.meter_error, globaltimer_step_ns=counted.globaltimer_step_ns, logged_kernels=counted.logged_kernels,
     )  # fmt: skip
 
 
@@ -126,6 +134,9 @@ def add_summary(section: Section, pairs: list[tuple[Measured, Judged]], planned:
     if halves and not settings.is_bare:
         section.add("work given away, asked 50", f"{mean(halves):.2f} points on average of {len(halves)} cells",
                     f"at most {GIVEN_AWAY_POINTS:g}", mean(halves) <= GIVEN_AWAY_POINTS)  # fmt: skip
+    metered = [j.meter_error for _, j in pairs if j.meter_error is not None]
+    if metered:
+        section.add("the library's own measure, against the work", f"{min(metered):+.2f} to {max(metered):+.2f} %, {len(metered)} cells")
     busy = [100 * m.counted.busy_share - j.got for m, j in pairs if m.counted.busy_share is not None]
     if busy:
         section.add("busy by the GPU's timer, less got", f"{min(busy):+.2f} to {max(busy):+.2f} points, {len(busy)} cells")

@@ -1,5 +1,6 @@
 """Runs the load generator, tests/programs/compute_load: calibrated once, bare or within a slice, alone or as many."""
 
+import json
 import time
 from dataclasses import dataclass
 
@@ -23,6 +24,16 @@ class Settings:
     is_bare: bool
     # Also the shortest kernels write down when they ran.
     logs_all: bool
+
+
+def gpu_seconds(machine: Machine, within: Slice) -> float | None:
+    """The GPU time that the container has used by the library's own measure, as `vcuda ps` tells it."""
+    command = [str(machine.vcuda), "ps", "--json", "--control-file", str(within.control)]
+    record = json.loads(machine.run(command, seconds=20).must().out)
+    for one in record["slices"]:
+        if one["control_file"] == str(within.control) and all("compute" in device for device in one["devices"]):
+            return sum(device["compute"]["busy_ns"] for device in one["devices"]) / 1e9
+    return None
 
 
 class Load:
