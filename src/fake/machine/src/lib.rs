@@ -20,34 +20,97 @@
 //! | `VCUDA_FAKE_NVML` | `absent`: can't be initialised; `no-process-memory`: lists processes without it; `host-pids`: lists them by another id | as usual |
 //! | `VCUDA_FAKE_CONTENTS` | `0`: copies, fills and kernels take their time but touch no memory | they do what they say |
 //! | `VCUDA_FAKE_NULL` | `1`: work takes no time and launches return at once, for measuring what stands in between | time passes |
+//! | `VCUDA_FAKE_TIMES` | what calls and the front end take, in nanoseconds: `launch=3300,record=800` and others, below | calls take what they take |
 //! | `CUDA_VISIBLE_DEVICES` | as with the real driver | all GPUs |
 //!
-//! `vcuda-fake-state`, beside the libraries, prints what GPUs and processes hold as JSON, with the most that
-//! was ever in use; `--reset` starts that over.
+//! # Time
 //!
-//! **Time.** The kernels of a GPU run one after the other, whichever stream or process they come from; copies
-//! take 1 us and 25 bytes a nanosecond to and from the host. Work is queued at once and waiting for it takes
-//! as long as it would. Its effect on memory happens when it is queued, host functions when it gets there. What
-//! a killed process had queued still takes its time.
+//! Nothing happens by itself. Whoever queues, waits or looks has the machine worked out up to now, for all
+//! processes at once, so what ran when is exact to the nanosecond however late it is asked for.
 //!
-//! **Kernels.** Any PTX or binary is taken; entry functions do nothing for 10 us, unless they are
+//! * **Processors.** Kernels, fills and copies within a device run on the processors, which belong to one process
+//!   at a time. Processes that want them take turns in slices of 2 ms: a backlog delays another process by a
+//!   slice, not by the backlog. Kernels of different streams of one process run beside each other as far as their
+//!   widths fit, in the order in which they were queued.
+//! * **Copies** take 1 us and 25 bytes a nanosecond to and from the host. Each way has one engine, which all
+//!   processes share.
+//! * **Streams.** Work follows work without a gap. Up to 1024 units may be pending on a stream; who queues more is
+//!   blocked. Kernels that follow each other in a graph are one unit, and its nodes run one after the other. Host
+//!   functions, values that a stream waits for (`cuStreamWaitValue32`) and kernels that last until something is
+//!   written hold their stream up, and nothing else.
+//! * **Events** on an idle stream tell when the GPU heard of them, half a microsecond after the call; a kernel
+//!   on an idle stream begins 1.2 us after its call. So between the two lies what the program did. Behind other
+//!   work, an event tells when that ended. Differences are floats of milliseconds, of times in steps of 500 ns.
+//! * **Death.** What a killed process had queued is gone as soon as anybody notices, who waits or looks; until then
+//!   it counts as run.
+//! * **Memory.** What work does to memory it does when it is queued; host functions and values that streams write
+//!   happen in their time.
+//!
+//! `VCUDA_FAKE_TIMES` is a list of `NAME=NANOSECONDS`:
+//!
+//! | name | time | unset |
+//! |---|---|---|
+//! | `launch` | of the caller: a launch, a copy, a fill | what it takes |
+//! | `record` | of the caller: recording an event that tells the time | what it takes |
+//! | `launch_delay` | from the return of a launch to the start on an idle stream | 1200 |
+//! | `record_delay` | from the return of a record to the event on an idle stream | 500 |
+//! | `timer` | step of the timer that events are read from | 500 |
+//! | `slice` | turn of a process on the processors; the first process of a machine decides | 2000000 |
+//! | `switch` | lost when the processors go from one process to another; the first process decides | 0 |
+//!
+//! `VCUDA_FAKE_NULL` is free of all this.
+//!
+//! # What was used
+//!
+//! `vcuda-fake-state`, beside the libraries, prints what GPUs and processes hold as JSON, with the most that was
+//! ever in use (`--reset` starts that over), and for how long each GPU worked up to `at_ns`: the time in which
+//! anything ran on it, kernels or copies, counted once however much ran beside each other, and only once it has
+//! passed. Per GPU: `busy_ns` for all, `processes[].busy_ns` for each that lives, `ended[].busy_ns` for the last
+//! 256 that ended, `ended_busy_ns` for all that ever did. Times of two processes may overlap by copies. The
+//! same from a test, here what a container used of a second:
+//!
+//! ```no_run
+//! # fn main() -> Result<(), vcuda_fake_machine::MachineError> {
+//! let machine = vcuda_fake_machine::Machine::from_environment()?;
+//! let before = machine.busy(0);
+//! std::thread::sleep(std::time::Duration::from_secs(1));
+//! let after = machine.busy(0);
+//! let share = (after.busy_ns - before.busy_ns) as f64 / (after.at_ns - before.at_ns) as f64;
+//! # let _ = share;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! NVML's utilisation, of the GPU, of processes and in samples, is read from the same books, in tenths of a second.
+//!
+//! # Kernels
+//!
+//! Any PTX or binary is taken; entry functions do nothing for 10 us on all processors, unless they are
 //! `fill_u32(address, value, count)` or `saxpy_f32(count, factor, x, y)`, which do what they say, or a
 //! comment in the PTX says how long they last, which a real driver doesn't read:
 //!
 //! ```text
 //! // simulated: spin duration_ns=param0       as long as the first parameter says
 //! // simulated: step duration_ns=200000       200 us
+//! // simulated: part duration_ns=param0 width=25%
+//! //                                          beside others of its process, on a quarter of the processors
+//! // simulated: wait until=param0 width=10%   until the 32-bit word that the first parameter points to isn't
+//! //                                          0 any more, in pinned or device memory, at most 10 s
 //! // simulated: image_bytes=209715200         the code takes 200 MiB of the device
 //! ```
 //!
-//! A parameter whose name ends in `duration_ns` says so by itself.
+//! A parameter whose name ends in `duration_ns` says so by itself. A kernel that only waiting ones leave too little
+//! room runs in what is left. In a green context, a kernel takes no more than the context's processors, and as
+//! much longer.
 //!
-//! **Not there.** Functions that aren't implemented are exported and return `CUDA_ERROR_NOT_SUPPORTED` or
+//! # Not there
+//!
+//! Functions that aren't implemented are exported and return `CUDA_ERROR_NOT_SUPPORTED` or
 //! `NVML_ERROR_NOT_SUPPORTED`: textures and surfaces, graphics and external memory, multicast, sharing of
 //! pools and events between processes, mapping of sparse arrays, conditional graph nodes, checkpoints, and
 //! the functions of before CUDA 3.2 that take 32-bit addresses. The private tables that NVIDIA's runtime library
-//! asks for aren't there either: programs must use the driver API. A stream can wait for a value only if earlier
-//! work writes it. Memory that another process imported goes back when its maker lets go of it.
+//! asks for aren't there either: programs must use the driver API. Priorities of streams change
+//! nothing. Memory that another process imported goes back when its maker lets go of it.
 
 mod clock;
 mod config;
