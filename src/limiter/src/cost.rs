@@ -94,12 +94,13 @@ impl CostModel {
         self.update(unit.family, estimated_ns as f32 / unit.size.max(1) as f32, ratio);
     }
 
-    /// Forgets what `kind` costs: it has been changed.
+    /// Doubts what `kind` costs: it has been changed. The old cost serves until the next sample, which replaces it.
     pub fn forget(&self, kind: u64) {
         if let Some(place) = self.place(kind)
             && let Some(value) = self.values.get(place)
         {
-            value.store(0, Ordering::Relaxed);
+            let (cost, _) = unpack(value.load(Ordering::Relaxed));
+            value.store(pack(cost, 0), Ordering::Relaxed);
         }
     }
 
@@ -127,7 +128,7 @@ impl CostModel {
     #[inline]
     fn find(&self, key: u64) -> Option<(f32, u32)> {
         let (cost, samples) = unpack(self.values.get(self.place(key)?)?.load(Ordering::Relaxed));
-        (samples > 0).then_some((cost, samples))
+        (cost > 0.0).then_some((cost, samples))
     }
 
     #[inline]
@@ -206,8 +207,17 @@ mod tests {
         model.learn(&unit(5, 10), 1_000, 20.0);
         let estimate = model.estimate(&unit(6, 30));
         assert_eq!(estimate, Estimate { cost_ns: 60_000, known: true, exact: false });
+    }
+
+    #[test]
+    fn what_was_changed_is_learned_anew() {
+        let model = CostModel::default();
+        model.learn(&unit(5, 1), 1_000, 1.0);
+        model.learn(&unit(5, 1), 1_000, 1.0);
         model.forget(5);
-        assert_eq!(model.estimate(&unit(5, 20)).cost_ns, 40_000);
+        assert_eq!(model.estimate(&unit(5, 1)).cost_ns, 1_000);
+        model.learn(&unit(5, 1), 1_000, 50.0);
+        assert_eq!(model.estimate(&unit(5, 1)).cost_ns, 50_000);
     }
 
     proptest! {

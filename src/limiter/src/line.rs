@@ -69,6 +69,8 @@ struct Open {
     least_lead_ns: i64,
     /// Whether the stream ran dry.
     ran_dry: bool,
+    /// Whether it was dry before the first launch, so that the first gap lies in front of all work.
+    dry_at_front: bool,
     /// Gaps after the first.
     later_gaps_ns: u64,
     /// Predicted GPU time since the stream last ran dry.
@@ -85,6 +87,7 @@ impl Open {
         first_ns: 0,
         least_lead_ns: i64::MAX,
         ran_dry: false,
+        dry_at_front: true,
         later_gaps_ns: 0,
         run_ns: 0,
         parts: [None; KINDS],
@@ -150,6 +153,8 @@ pub struct Segment<E> {
     stamp_ns: u64,
     /// When that event was recorded.
     recorded_ns: u64,
+    /// When it was last seen not to have happened yet.
+    pending_ns: u64,
     open: Open,
 }
 
@@ -184,13 +189,18 @@ impl<E> Segment<E> {
     pub fn taint(&mut self) {
         self.open.tainted = true;
     }
+
+    /// The event at its end had not happened at `now_ns`.
+    pub fn saw_pending(&mut self, now_ns: u64) {
+        self.pending_ns = now_ns;
+    }
 }
 
 /// What waits on a line, oldest first.
 #[derive(Debug)]
 pub enum Pending<E> {
     /// To be measured.
-    Segment(Segment<E>),
+    Segment(Box<Segment<E>>),
     /// Two events that were recorded in a row; the second is a segment's.
     Pair(E, E),
     /// An event that nothing will be measured from any more.
@@ -319,6 +329,18 @@ impl<E: Copy> Line<E> {
         self.mark = Some(Mark { event, at_ns, tie });
     }
 
+    /// The event of [`Line::begin`] was still pending at `now_ns`, long after it should have happened: the stream was not
+    /// idle, as had been predicted.
+    pub fn begun_late(&mut self, now_ns: u64) {
+        if let Some(mark) = &mut self.mark
+            && mark.tie == Tie::Known
+        {
+            mark.tie = Tie::Loose;
+            mark.at_ns = mark.at_ns.max(now_ns);
+            self.tail_ns = self.tail_ns.max(now_ns);
+        }
+    }
+
     /// As [`Line::begin`], with two events: what lies between them is what an event takes.
     pub fn begin_pair(&mut self, first: E, second: E, now_ns: u64) {
         self.begin(second, now_ns);
@@ -345,6 +367,8 @@ impl<E: Copy> Line<E> {
         if lead_ns < 0 {
             if open.ran_dry {
                 open.later_gaps_ns += lead_ns.unsigned_abs();
+            } else {
+                open.dry_at_front = open.count == 0;
             }
             open.ran_dry = true;
             open.run_ns = 0;
@@ -377,7 +401,7 @@ impl<E: Copy> Line<E> {
         let Some(mark) = self.mark else { return Some(event) };
         let open = std::mem::replace(&mut self.open, Open::NEW);
         let stamp_ns = self.tail_ns.max(now_ns);
-        self.pending.push_back(Pending::Segment(Segment {
+        self.pending.push_back(Pending::Segment(Box::new(Segment {
             from: mark.event,
             to: event,
             begin_ns: mark.at_ns,
@@ -385,8 +409,9 @@ impl<E: Copy> Line<E> {
             end_ns: self.tail_ns,
             stamp_ns,
             recorded_ns: now_ns,
+            pending_ns: 0,
             open,
-        }));
+        })));
         self.mark = Some(Mark { event, at_ns: stamp_ns, tie: Tie::Chained });
         self.tail_ns = stamp_ns;
         self.sampled_ns = now_ns;
@@ -511,13 +536,22 @@ impl<E: Copy> Line<E> {
     }
 
     /// How long the segment was busy, given what passed between its events.
-    pub fn measure(&mut self, segment: &Segment<E>, elapsed_ns: u64, events: EventCost) -> Outcome {
+    pub fn measure(
+        &mut self,
+        segment: &Segment<E>,
+        elapsed_ns: u64,
+        now_ns: u64,
+        events: EventCost,
+    ) -> Outcome {
         let open = &segment.open;
         let begin_ns = match (segment.tie, self.measured_end_ns) {
             (Tie::Chained, Some(measured_ns)) => measured_ns,
             _ => segment.begin_ns,
         };
-        let end_ns = begin_ns.saturating_add(elapsed_ns);
+        // What the host has seen bounds where the device's time can lie.
+        let found_ns = begin_ns.saturating_add(elapsed_ns);
+        let end_ns = found_ns.max(segment.pending_ns).min(now_ns.max(segment.pending_ns));
+        let begin_ns = begin_ns.saturating_add_signed(end_ns.wrapping_sub(found_ns) as i64);
         self.measured_end_ns = Some(end_ns);
         // The stream began this segment that much later than was thought, so it ran dry that much less.
         let late_ns = begin_ns.wrapping_sub(segment.begin_ns) as i64;
@@ -536,8 +570,9 @@ impl<E: Copy> Line<E> {
             busy_ns = busy_ns.min(open.predicted_ns);
         }
         self.move_prediction(segment.stamp_ns, end_ns);
+        let start_ns = if open.dry_at_front { begin_ns.saturating_add(first_gap_ns) } else { begin_ns };
         Outcome {
-            span: Span { start_ns: begin_ns, end_ns, busy_ns, charged_ns: open.predicted_ns },
+            span: Span { start_ns, end_ns, busy_ns, charged_ns: open.predicted_ns },
             surplus_ns: (busy_ns as i64).saturating_sub(open.predicted_ns as i64),
         }
     }

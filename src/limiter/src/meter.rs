@@ -9,7 +9,7 @@
 
 use crate::cost::{CostModel, Estimate, Unit};
 use crate::line::{EventCost, Line, SEGMENT_NS};
-use crate::machine::Machine;
+use crate::machine::{Machine, Progress};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
@@ -171,12 +171,16 @@ where
         self.post(machine, stream, cost_ns);
         let planned = stream.line.lock().plan(machine.now_ns(), cost_ns, known);
         let plan = planned.unwrap_or_default();
-        if plan.begin {
-            self.record_begin(machine, stream);
-        }
+        let begun = if plan.begin { self.record_begin(machine, stream) } else { None };
         let called_ns = machine.now_ns();
         let done = driver();
         let returned_ns = machine.now_ns();
+        if let Some(event) = begun
+            && machine.progress(event) == Progress::Pending
+        {
+            // A launch takes longer than an event on an idle stream.
+            stream.line.lock().begun_late(returned_ns);
+        }
         if done.is_ok() {
             let mut line = stream.line.lock();
             if !unit.waits {
@@ -245,26 +249,25 @@ where
         let _ = self.unposted.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
     }
 
-    /// Records the event that a segment is measured from.
-    fn record_begin(&self, machine: &M, stream: &StreamOf<M>) {
+    /// Records the event that a segment is measured from, and gives it if the stream should be idle.
+    fn record_begin(&self, machine: &M, stream: &StreamOf<M>) -> Option<M::Event> {
         let recorded = machine.record(stream.stream);
         let mut now_ns = machine.now_ns();
         let Some(event) = recorded else {
             stream.line.lock().not_begun(now_ns);
-            return;
+            return None;
         };
         let is_idle = stream.line.lock().tail_ns() < now_ns;
-        if !is_idle || self.pairs.load(Ordering::Relaxed) >= PAIRS {
-            stream.line.lock().begin(event, now_ns);
-            return;
-        }
+        let wants_pair = is_idle && self.pairs.load(Ordering::Relaxed) < PAIRS;
         // Two in a row on an idle stream tell what an event takes.
-        let Some(second) = machine.record(stream.stream) else {
-            stream.line.lock().begin(event, now_ns);
-            return;
-        };
-        now_ns = machine.now_ns();
-        stream.line.lock().begin_pair(event, second, now_ns);
+        let second = if wants_pair { machine.record(stream.stream) } else { None };
+        now_ns = if second.is_some() { machine.now_ns() } else { now_ns };
+        let mut line = stream.line.lock();
+        match second {
+            Some(second) => line.begin_pair(event, second, now_ns),
+            None => line.begin(event, now_ns),
+        }
+        is_idle.then_some(second.unwrap_or(event))
     }
 
     /// Records the event that a segment is measured to. False if there is none.

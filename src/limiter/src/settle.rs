@@ -38,8 +38,9 @@ where
                     }
                     Progress::Lost => machine.recycle(first),
                 },
-                Pending::Segment(segment) => match machine.progress(segment.to) {
+                Pending::Segment(mut segment) => match machine.progress(segment.to) {
                     Progress::Pending => {
+                        segment.saw_pending(machine.now_ns());
                         stream.line.lock().put_back(Pending::Segment(segment));
                         return settled;
                     }
@@ -54,11 +55,12 @@ where
         }
     }
 
-    fn settle_segment(&self, machine: &M, stream: &StreamOf<M>, segment: Segment<M::Event>) {
+    fn settle_segment(&self, machine: &M, stream: &StreamOf<M>, segment: Box<Segment<M::Event>>) {
         let Some(elapsed_ns) = machine.elapsed_ns(segment.from, segment.to) else {
             return self.lose_segment(machine, stream, segment);
         };
-        let outcome = stream.line.lock().measure(&segment, elapsed_ns, self.event_cost());
+        let now_ns = machine.now_ns();
+        let outcome = stream.line.lock().measure(&segment, elapsed_ns, now_ns, self.event_cost());
         let new_ns = self.put_down(machine, outcome.span);
         let busy_ns = outcome.span.busy_ns;
         let fraction = if busy_ns == 0 { 1.0 } else { new_ns as f32 / busy_ns as f32 };
@@ -68,7 +70,7 @@ where
         machine.recycle(segment.from);
     }
 
-    fn lose_segment(&self, machine: &M, stream: &StreamOf<M>, segment: Segment<M::Event>) {
+    fn lose_segment(&self, machine: &M, stream: &StreamOf<M>, segment: Box<Segment<M::Event>>) {
         self.put_down(machine, segment.as_predicted());
         self.end_probes(&segment);
         stream.line.lock().lose();

@@ -54,6 +54,8 @@ mod raw {
         cuCtxGetDevice cuCtxGetCurrent cuStreamIsCapturing cuThreadExchangeStreamCaptureMode
     }
     calls! {
+        cuEventCreate cuEventRecord cuEventQuery cuEventElapsedTime
+        cuStreamGetCtx cuCtxPushCurrent_v2 cuCtxPopCurrent_v2
         cuDeviceGetCount cuDeviceGet cuDeviceGetUuid_v2 cuDeviceGetAttribute cuDeviceTotalMem_v2
         cuCtxGetLimit cuStreamGetDevice cuDevicePrimaryCtxGetState
         cuDeviceGetMemPool cuDeviceGetDefaultMemPool cuMemPoolGetAttribute cuMemPoolTrimTo cuMemFree_v2 cuMemFreeAsync cuModuleUnload cuLibraryUnload cuGreenCtxDestroy
@@ -150,6 +152,53 @@ pub fn stream_is_capturing(stream: CUstream) -> bool {
     // SAFETY: the stream is the program's own argument, which the driver checks.
     let asked = unsafe { raw::cuStreamIsCapturing(stream, &raw mut status) };
     asked.is_ok() && status != CU_STREAM_CAPTURE_STATUS_NONE
+}
+
+/// The context a stream belongs to.
+pub fn stream_context(stream: CUstream) -> Result<CUcontext, CUerror> {
+    let mut context = CUcontext::default();
+    // SAFETY: the stream is the program's own argument, which the driver checks.
+    unsafe { raw::cuStreamGetCtx(stream, &raw mut context) }?;
+    Ok(context)
+}
+
+/// A new timing event of `context`, which is current only meanwhile if it wasn't.
+pub fn create_event_in(context: CUcontext) -> Result<CUevent, CUerror> {
+    let mut event = CUevent::default();
+    let is_current = current_context() == Ok(context);
+    // SAFETY: the context is that of a stream in use; what is pushed is popped again. The pointers are to locals.
+    unsafe {
+        if !is_current {
+            raw::cuCtxPushCurrent_v2(context)?;
+        }
+        let created = raw::cuEventCreate(&raw mut event, CU_EVENT_DEFAULT);
+        if !is_current {
+            let mut popped = CUcontext::default();
+            raw::cuCtxPopCurrent_v2(&raw mut popped)?;
+        }
+        created?;
+    }
+    Ok(event)
+}
+
+/// Marks the end of what the stream was given.
+pub fn record_event(event: CUevent, stream: CUstream) -> CUresult {
+    // SAFETY: the event is this library's own; the caller knows that the stream lives.
+    unsafe { raw::cuEventRecord(event, stream) }
+}
+
+/// `NOT_READY` until everything before the event is done.
+pub fn query_event(event: CUevent) -> CUresult {
+    // SAFETY: the event is this library's own; the driver notices one that went with its context.
+    unsafe { raw::cuEventQuery(event) }
+}
+
+/// From one event to another, both done.
+pub fn elapsed_milliseconds(from: CUevent, to: CUevent) -> Result<f32, CUerror> {
+    let mut milliseconds = 0.0;
+    // SAFETY: as in `query_event`; the pointer is to a local of the right type.
+    unsafe { raw::cuEventElapsedTime(&raw mut milliseconds, from, to) }?;
+    Ok(milliseconds)
 }
 
 /// Puts this thread into a capture mode and gives the one it was in.

@@ -80,6 +80,17 @@ impl<T: Copy> In<T> {
     }
 }
 
+impl<T: Copy> Out<T> {
+    /// The first `count` values there, as far as the caller vouches for them.
+    pub fn values(self, count: usize) -> Vec<T> {
+        if self.0.is_null() {
+            return Vec::new();
+        }
+        // SAFETY: see the module; the caller vouches for this many.
+        (0..count).map(|index| unsafe { self.0.add(index).read_unaligned() }).collect()
+    }
+}
+
 impl In<c_char> {
     /// The C string that is there; `None` for a null pointer.
     pub fn text<'a>(self) -> Option<&'a CStr> {
@@ -125,7 +136,7 @@ macro_rules! passed_as_is {
 passed_as_is! {
     u8, u16, u32, u64, usize, i32, f32,
     CUcontext, CUmodule, CUfunction, CUlibrary, CUkernel, CUstream, CUarray, CUmipmappedArray, CUmemoryPool,
-    CUgraph, CUgraphNode, CUgraphExec, CUgreenCtx, CUdevResourceDesc, CUdeviceptr, CUdeviceptr_v1,
+    CUevent, CUgraph, CUgraphNode, CUgraphExec, CUgreenCtx, CUdevResourceDesc, CUdeviceptr, CUdeviceptr_v1,
     CUmemGenericAllocationHandle, nvmlDevice_t,
 }
 

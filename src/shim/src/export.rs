@@ -36,7 +36,11 @@ unsafe impl Sync for Hook {}
 /// | `always` | always | the call and its arguments |
 /// | `limited` | unless the process has no limits | the call and its arguments |
 /// | `plain` | unless the process has no limits | the call |
-/// | `watched` | when something waits for the next launch | the call |
+/// | `launch` | when a device has a compute share, or something waits for the next launch | the call and its arguments |
+/// | `paced` | when a device has a compute share | the call and its arguments |
+/// | `subject` | unless the process has no limits | the call and its first argument |
+/// | `paced_plain` | when a device has a compute share | the call |
+/// | `paced_subject` | when a device has a compute share | the call and its first argument |
 macro_rules! define {
     (@body always $body:path, $driver:ident, $($argument:ident)*) => {
         // SAFETY: these are the running call's own arguments.
@@ -45,6 +49,22 @@ macro_rules! define {
     (@body limited $body:path, $driver:ident, $($argument:ident)*) => {
         // SAFETY: as above.
         unsafe { $body($driver, $($argument.into_safe()),*) }
+    };
+    (@body launch $body:path, $driver:ident, $($argument:ident)*) => {
+        // SAFETY: as above.
+        unsafe { $body($driver, $($argument.into_safe()),*) }
+    };
+    (@body paced $body:path, $driver:ident, $($argument:ident)*) => {
+        // SAFETY: as above.
+        unsafe { $body($driver, $($argument.into_safe()),*) }
+    };
+    (@body subject $body:path, $driver:ident, $first:ident $($argument:ident)*) => {
+        // SAFETY: as above.
+        unsafe { $body($driver, $first.into_safe()) }
+    };
+    (@body paced_subject $body:path, $driver:ident, $first:ident $($argument:ident)*) => {
+        // SAFETY: as above.
+        unsafe { $body($driver, $first.into_safe()) }
     };
     (@body $group:ident $body:path, $driver:ident, $($argument:ident)*) => {
         $body($driver)
@@ -168,7 +188,8 @@ hooks! {
             hook::graph::instantiate_with_params: cuGraphInstantiateWithParams cuGraphInstantiateWithParams_ptsz;
             hook::graph::destroy: cuGraphExecDestroy;
             hook::graph::upload: cuGraphUpload cuGraphUpload_ptsz;
-            hook::graph::launch: cuGraphLaunch cuGraphLaunch_ptsz;
+            hook::graph::launch: cuGraphLaunch;
+            hook::graph::launch_per_thread: cuGraphLaunch_ptsz;
             hook::graph::trim: cuDeviceGraphMemTrim;
 
             hook::context::create: cuCtxCreate cuCtxCreate_v2 cuGLCtxCreate cuGLCtxCreate_v2;
@@ -203,14 +224,50 @@ hooks! {
                 cuStreamBeginCaptureToCig cuStreamBeginCaptureToCig_ptsz
                 cuStreamBeginRecaptureToGraph cuStreamBeginRecaptureToGraph_ptsz;
             hook::module::unload: cuModuleUnload cuLibraryUnload;
-            hook::module::unsettling: cuStreamDestroy cuStreamDestroy_v2
-                cuDeviceSetMemPool cuMemSetMemPool;
+            hook::module::unsettling: cuDeviceSetMemPool cuMemSetMemPool;
         }
-        watched {
-            hook::launch::kernel:
-                cuLaunchKernel cuLaunchKernel_ptsz cuLaunchKernelEx cuLaunchKernelEx_ptsz
-                cuLaunchCooperativeKernel cuLaunchCooperativeKernel_ptsz
-                cuLaunchCooperativeKernelMultiDevice cuLaunch cuLaunchGrid cuLaunchGridAsync;
+        subject {
+            hook::stream::destroy: cuStreamDestroy cuStreamDestroy_v2;
+            hook::graph::capture_ends: cuStreamEndCapture cuStreamEndCaptureToCig;
+            hook::graph::capture_ends_per_thread: cuStreamEndCapture_ptsz cuStreamEndCaptureToCig_ptsz;
+            hook::graph::changed:
+                cuGraphExecUpdate cuGraphExecUpdate_v2 cuGraphExecNodeSetParams
+                cuGraphExecKernelNodeSetParams cuGraphExecKernelNodeSetParams_v2
+                cuGraphExecMemcpyNodeSetParams cuGraphExecMemsetNodeSetParams cuGraphExecHostNodeSetParams
+                cuGraphExecChildGraphNodeSetParams cuGraphExecEventRecordNodeSetEvent
+                cuGraphExecEventWaitNodeSetEvent cuGraphExecExternalSemaphoresSignalNodeSetParams
+                cuGraphExecExternalSemaphoresWaitNodeSetParams cuGraphExecBatchMemOpNodeSetParams
+                cuGraphNodeSetEnabled;
+        }
+        launch {
+            hook::launch::kernel: cuLaunchKernel;
+            hook::launch::kernel_per_thread: cuLaunchKernel_ptsz;
+            hook::launch::kernel_ex: cuLaunchKernelEx;
+            hook::launch::kernel_ex_per_thread: cuLaunchKernelEx_ptsz;
+            hook::launch::cooperative: cuLaunchCooperativeKernel;
+            hook::launch::cooperative_per_thread: cuLaunchCooperativeKernel_ptsz;
+            hook::launch::cooperative_on_many: cuLaunchCooperativeKernelMultiDevice;
+            hook::launch::shapeless: cuLaunch;
+            hook::launch::grid: cuLaunchGrid;
+            hook::launch::grid_async: cuLaunchGridAsync;
+        }
+        paced {
+            hook::stream::synchronize: cuStreamSynchronize;
+            hook::stream::synchronize_per_thread: cuStreamSynchronize_ptsz;
+            hook::stream::synchronize_a_context: cuCtxSynchronize_v2;
+            hook::stream::synchronize_event: cuEventSynchronize;
+        }
+        paced_plain {
+            hook::stream::synchronize_context: cuCtxSynchronize;
+        }
+        paced_subject {
+            hook::stream::wait:
+                cuStreamWaitEvent cuStreamWaitValue32 cuStreamWaitValue32_v2 cuStreamWaitValue64
+                cuStreamWaitValue64_v2 cuLaunchHostFunc cuLaunchHostFunc_v2 cuStreamAddCallback;
+            hook::stream::wait_per_thread:
+                cuStreamWaitEvent_ptsz cuStreamWaitValue32_ptsz cuStreamWaitValue32_v2_ptsz
+                cuStreamWaitValue64_ptsz cuStreamWaitValue64_v2_ptsz cuLaunchHostFunc_ptsz
+                cuLaunchHostFunc_v2_ptsz cuStreamAddCallback_ptsz;
         }
     }
     Nvml NvmlError nvml_signature {

@@ -10,6 +10,8 @@
 
 mod capture;
 mod chunk;
+mod clock;
+mod compute;
 mod container;
 mod dlsym;
 mod driver;

@@ -7,13 +7,15 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 /// Hooks that account for memory must run.
 pub const LIMITED: u8 = 1;
-/// Launch hooks must run.
+/// Launch hooks must run once, because something waits to be measured.
 pub const WATCHED: u8 = 2;
+/// Everything that gives a GPU work must run, because a device has a compute share.
+pub const PACED: u8 = 4;
 
 /// Which groups must run. Read by the exported functions themselves.
-pub static MODE: AtomicU8 = AtomicU8::new(LIMITED | WATCHED);
+pub static MODE: AtomicU8 = AtomicU8::new(LIMITED | WATCHED | PACED);
 
-/// Whether launch hooks must run.
+/// Whether something waits for a launch.
 #[inline(always)]
 pub fn watched() -> bool {
     MODE.load(Ordering::Relaxed) & WATCHED != 0
@@ -24,9 +26,9 @@ pub fn set_unlimited() {
     MODE.store(0, Ordering::Relaxed);
 }
 
-/// Limits are in force; launches pass until something is pending.
-pub fn set_limited() {
-    MODE.store(LIMITED, Ordering::Relaxed);
+/// Limits are in force. Without a compute share launches pass until something is pending.
+pub fn set_limited(has_share: bool) {
+    MODE.store(if has_share { LIMITED | PACED } else { LIMITED }, Ordering::Relaxed);
 }
 
 /// The next launch runs its hook: something it should see to is waiting.
@@ -47,8 +49,20 @@ macro_rules! mask {
     (plain) => {
         $crate::mode::LIMITED
     };
-    (watched) => {
-        $crate::mode::WATCHED
+    (subject) => {
+        $crate::mode::LIMITED
+    };
+    (launch) => {
+        $crate::mode::WATCHED | $crate::mode::PACED
+    };
+    (paced_plain) => {
+        $crate::mode::PACED
+    };
+    (paced_subject) => {
+        $crate::mode::PACED
+    };
+    (paced) => {
+        $crate::mode::PACED
     };
 }
 pub(crate) use mask;

@@ -5,6 +5,9 @@
 //! hook lets its calls pass. With limits that can't be put into force there is none either, and every hook
 //! refuses: a program is never left silently unlimited. A forked child makes its own.
 
+use crate::compute::{Directory, Pace};
+use crate::container::Found;
+use crate::driver::DeviceFacts;
 use crate::graph_memory::AllocatingGraphs;
 use crate::hash::{WordMap, WordSet};
 use crate::leaked::Leaked;
@@ -22,7 +25,7 @@ use std::time::{Duration, Instant};
 use vcuda_core::control::Control;
 use vcuda_core::device::DeviceIndex;
 use vcuda_core::error::{ControlError, Lost};
-use vcuda_core::limits::{DeviceLimits, Limits, LimitsError, LogLevel};
+use vcuda_core::limits::{Limits, LimitsError, LogLevel};
 use vcuda_core::location::{default_path, default_path_to_read};
 use vcuda_core::slots::Slot;
 use vcuda_driver::cuda::types::{CUcontext, CUdevice, CUstream};
@@ -43,8 +46,12 @@ pub struct Slice {
     control: Arc<Control>,
     /// Held so that other processes see this one alive.
     _slot: Slot,
-    /// By ordinal; `None` for a device without a limit.
+    /// By ordinal; `None` for a device without a memory limit.
     quotas: Vec<Option<Quota>>,
+    /// By ordinal; `None` for a device without a compute share.
+    paces: Vec<Option<Pace>>,
+    /// Streams that were given work on devices with a compute share.
+    pub streams: Directory,
     last_reap: Mutex<Option<Instant>>,
     /// What this process holds, allocation by allocation.
     pub ledger: Ledger,
@@ -92,6 +99,21 @@ impl Slice {
         self.quotas.iter().flatten()
     }
 
+    /// The compute share of a device; `None` if it has none.
+    pub fn pace(&self, device: CUdevice) -> Option<&Pace> {
+        self.pace_at(usize::try_from(device).ok()?)
+    }
+
+    /// As [`Slice::pace`], by place in the program's order.
+    pub fn pace_at(&self, position: usize) -> Option<&Pace> {
+        self.paces.get(position)?.as_ref()
+    }
+
+    /// All compute shares.
+    pub fn paces(&self) -> impl Iterator<Item = &Pace> {
+        self.paces.iter().flatten()
+    }
+
     /// Marks a call under way on every limited device: which one it concerns is known only afterwards.
     pub fn begin_everywhere(&self) -> Vec<InFlight<'_>> {
         self.quotas().map(Quota::begin).collect()
@@ -137,33 +159,35 @@ impl Slice {
         let control = control_path(limits).and_then(Control::open_or_create).map_err(StartError::Control)?;
         let slot = control.claim(&program_name()).map_err(StartError::Control)?;
         let mut quotas = Vec::with_capacity(devices.len());
+        let mut paces = Vec::with_capacity(devices.len());
         for device in &devices {
-            let here =
-                found.iter().zip(&limits_here).find(|(found, _)| found.gpu.uuid.bytes() == device.uuid);
-            let Some((found, &DeviceLimits { memory_bytes: Some(limit_bytes), .. })) = here else {
+            let here = found.iter().zip(&limits_here);
+            let mut here = here.filter(|(found, _)| found.gpu.uuid.bytes() == device.uuid);
+            let Some((found, limits)) = here.next() else {
                 quotas.push(None);
+                paces.push(None);
                 continue;
             };
-            let expected = mapped_pages(device.multiprocessors * CONTEXT_BYTES_PER_MULTIPROCESSOR);
+            if limits.memory_bytes.is_none() && limits.share.is_none() {
+                quotas.push(None);
+                paces.push(None);
+                continue;
+            }
             let index = control.device(found.gpu.uuid).map_err(StartError::Control)?;
-            let learned =
-                describe(&control, index, limit_bytes, found.gpu.physical_bytes).map_err(StartError::Lost)?;
-            let Some(account) = slot.account(index).map_err(StartError::Lost)? else {
-                // Two ordinals of one GPU: CUDA doesn't list a device twice.
-                return Err(StartError::Driver(CUerror::INVALID_DEVICE));
-            };
-            let facts = QuotaFacts {
-                ordinal: device.ordinal,
-                limit_bytes,
-                context_pages: learned.unwrap_or(expected),
-                resident_threads: device.multiprocessors * device.threads_per_multiprocessor,
-            };
-            quotas.push(Some(Quota::new(facts, Arc::clone(&control), account, Truth::new(found.managed))));
+            describe(&control, index, limits.memory_bytes, found.gpu.physical_bytes)
+                .map_err(StartError::Lost)?;
+            quotas.push(match limits.memory_bytes {
+                Some(limit_bytes) => Some(quota(&control, &slot, index, device, found, limit_bytes)?),
+                None => None,
+            });
+            paces.push(limits.share.map(|share| Pace::new(slot.compute_account(index), share)));
         }
         Ok(Slice {
             control,
             _slot: slot,
             quotas,
+            paces,
+            streams: Directory::new(),
             last_reap: Mutex::new(None),
             ledger: Ledger::new(),
             loaded: Mutex::default(),
@@ -176,16 +200,39 @@ impl Slice {
     }
 }
 
-/// Writes down a device's limit for others to read, and gives what a context was last measured to take.
+/// The memory quota of one device.
+fn quota(
+    control: &Arc<Control>,
+    slot: &Slot,
+    index: DeviceIndex,
+    device: &DeviceFacts,
+    found: &Found,
+    limit_bytes: u64,
+) -> Result<Quota, StartError> {
+    let expected = mapped_pages(device.multiprocessors * CONTEXT_BYTES_PER_MULTIPROCESSOR);
+    let learned = control.context_pages_learned(index).map_err(StartError::Lost)?;
+    let Some(account) = slot.account(index).map_err(StartError::Lost)? else {
+        // Two ordinals of one GPU: CUDA doesn't list a device twice.
+        return Err(StartError::Driver(CUerror::INVALID_DEVICE));
+    };
+    let facts = QuotaFacts {
+        ordinal: device.ordinal,
+        limit_bytes,
+        context_pages: learned.unwrap_or(expected),
+        resident_threads: device.multiprocessors * device.threads_per_multiprocessor,
+    };
+    Ok(Quota::new(facts, Arc::clone(control), account, Truth::new(found.managed)))
+}
+
+/// Writes down what a device is limited to, for others to read.
 fn describe(
     control: &Control,
     index: DeviceIndex,
-    limit_bytes: u64,
+    limit_bytes: Option<u64>,
     physical_bytes: u64,
-) -> Result<Option<u64>, Lost> {
-    control.set_limit_bytes(index, Some(limit_bytes))?;
-    control.set_physical_bytes(index, physical_bytes)?;
-    control.context_pages_learned(index)
+) -> Result<(), Lost> {
+    control.set_limit_bytes(index, limit_bytes)?;
+    control.set_physical_bytes(index, physical_bytes)
 }
 
 /// The program's name, for the tools.
@@ -263,8 +310,8 @@ pub fn start() -> Result<(), CUerror> {
         Standing::Refused
     });
     match STANDING.publish(seen, standing) {
-        Standing::Limited(_) => {
-            mode::set_limited();
+        Standing::Limited(slice) => {
+            mode::set_limited(slice.paces().next().is_some());
             Ok(())
         }
         Standing::Refused => Err(REFUSED),

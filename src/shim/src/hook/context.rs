@@ -1,6 +1,7 @@
 //! Contexts: what creating one takes is reserved by estimate and then measured, and what dies with one is
 //! credited.
 
+use crate::compute;
 use crate::driver;
 use crate::edge::Out;
 use crate::hook::linear::credit;
@@ -120,6 +121,19 @@ pub fn create_green(
 /// `cuDevicePrimaryCtxRetain`: charged when it brings the context about.
 pub fn retain_primary(driver: impl Fn() -> CUresult, context: Out<CUcontext>, device: CUdevice) -> CUresult {
     let Some(slice) = slice::current()? else { return driver() };
+    retain_charged(slice, driver, context, device)?;
+    if let (Some(context), Some(pace)) = (context.get(), slice.pace(device)) {
+        pace.primary_context.store(context.as_u64(), Ordering::Release);
+    }
+    Ok(())
+}
+
+fn retain_charged(
+    slice: &Slice,
+    driver: impl Fn() -> CUresult,
+    context: Out<CUcontext>,
+    device: CUdevice,
+) -> CUresult {
     let Some(quota) = slice.quota(device) else { return driver() };
     if driver::primary_context_is_active(device) == Ok(true) {
         driver()?;
@@ -164,6 +178,7 @@ fn ending(
 /// `cuCtxDestroy`, `cuCtxDestroy_v2`, `cuCtxDetach`.
 pub fn destroy(driver: impl Fn() -> CUresult, context: CUcontext) -> CUresult {
     let Some(slice) = slice::current()? else { return driver() };
+    compute::forget_context(slice, context);
     let device = slice.contexts.lock().remove(&context);
     let ended = ending(slice, context, device, driver, || true);
     if let (Err(_), Some(device)) = (ended, device) {
@@ -175,6 +190,9 @@ pub fn destroy(driver: impl Fn() -> CUresult, context: CUcontext) -> CUresult {
 /// `cuDevicePrimaryCtxRelease` and `cuDevicePrimaryCtxReset`, all versions.
 pub fn end_primary(driver: impl Fn() -> CUresult, device: CUdevice) -> CUresult {
     let Some(slice) = slice::current()? else { return driver() };
+    if let Some(pace) = slice.pace(device) {
+        compute::forget_context(slice, CUcontext(pace.primary_context.load(Ordering::Acquire) as usize));
+    }
     let Some(quota) = slice.quota(device) else { return driver() };
     let context = CUcontext(quota.primary_context.load(Ordering::Acquire) as usize);
     let is_gone = || driver::primary_context_is_active(device) == Ok(false);

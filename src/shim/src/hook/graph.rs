@@ -1,20 +1,55 @@
 //! Graphs: memory of allocation nodes is charged when a launch or upload makes the driver take it.
 
 use crate::capture;
+use crate::compute::{self, StreamName};
 use crate::driver;
 use crate::edge::{In, Out};
 use crate::graph_memory::{Footprint, node_pages};
+use crate::hash::spread;
 use crate::mode;
 use crate::quota::{Quota, Reservation};
 use crate::slice::{self, Slice};
 use std::ffi::{c_char, c_void};
 use vcuda_driver::cuda::types::*;
 use vcuda_driver::result::{CUerror, CUresult};
+use vcuda_limiter::cost::Unit;
+
+/// What a graph is taken to cost before any launch of it was measured.
+const GUESS_NS: u64 = 50_000;
 
 /// Every way to begin a stream capture.
 pub fn capture_begins(driver: impl Fn() -> CUresult) -> CUresult {
-    capture::note_begun();
-    driver()
+    capture::begin(driver)
+}
+
+/// Every way to end one.
+pub fn capture_ends(driver: impl Fn() -> CUresult, stream: CUstream) -> CUresult {
+    capture::end(|| StreamName::of(stream).is_capturing(), driver)
+}
+
+/// Every way to end one, where 0 is the thread's own stream.
+pub fn capture_ends_per_thread(driver: impl Fn() -> CUresult, stream: CUstream) -> CUresult {
+    capture::end(|| StreamName::per_thread(stream).is_capturing(), driver)
+}
+
+/// An executable graph as the cost model tells it from others.
+fn unit(executable: CUgraphExec) -> Unit {
+    Unit { kind: spread(executable.as_u64()) | 1, family: 0, size: 1, guess_ns: GUESS_NS, waits: false }
+}
+
+/// Every way to change an executable graph: what it costs is learned anew.
+pub fn changed(driver: impl Fn() -> CUresult, executable: CUgraphExec) -> CUresult {
+    driver()?;
+    if let Some(slice) = slice::current()? {
+        forget_cost(slice, executable);
+    }
+    Ok(())
+}
+
+fn forget_cost(slice: &Slice, executable: CUgraphExec) {
+    for pace in slice.paces() {
+        pace.meter.model.forget(unit(executable).kind);
+    }
 }
 
 /// Refuses an allocation node that no launch could ever back.
@@ -135,6 +170,7 @@ pub fn instantiate_with_params(
 pub fn destroy(driver: impl Fn() -> CUresult, executable: CUgraphExec) -> CUresult {
     if let Some(slice) = slice::current()? {
         slice.graphs.forget(executable);
+        forget_cost(slice, executable);
     }
     driver()
 }
@@ -171,9 +207,22 @@ pub fn upload(driver: impl Fn() -> CUresult, executable: CUgraphExec, _stream: C
 }
 
 /// `cuGraphLaunch`.
-pub fn launch(driver: impl Fn() -> CUresult, executable: CUgraphExec, _stream: CUstream) -> CUresult {
+pub fn launch(driver: impl Fn() -> CUresult, executable: CUgraphExec, stream: CUstream) -> CUresult {
+    launched(driver, executable, StreamName::of(stream))
+}
+
+/// `cuGraphLaunch_ptsz`.
+pub fn launch_per_thread(
+    driver: impl Fn() -> CUresult,
+    executable: CUgraphExec,
+    stream: CUstream,
+) -> CUresult {
+    launched(driver, executable, StreamName::per_thread(stream))
+}
+
+fn launched(driver: impl Fn() -> CUresult, executable: CUgraphExec, stream: StreamName) -> CUresult {
     let Some(slice) = slice::current()? else { return driver() };
-    backed(slice, executable, driver)?;
+    compute::submit(slice, stream, || unit(executable), || backed(slice, executable, driver))?;
     if mode::watched() {
         slice.measure_stale();
     }

@@ -1,0 +1,117 @@
+//! The compute share of this process's devices: brings the limiter together with the driver.
+//!
+//! Owns one meter per device that has a share, and the way from a stream's handle to its time line. What is charged,
+//! measured and waited for is the limiter's business; how, is in [`events`].
+
+pub mod events;
+mod streams;
+
+pub use streams::{Directory, Place, StreamName};
+
+use crate::capture;
+use crate::log;
+use crate::slice::{self, Slice};
+use events::Gpu;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use vcuda_core::compute::{ComputeAccount, ComputeWords};
+use vcuda_core::share::Share;
+use vcuda_driver::cuda::types::CUcontext;
+use vcuda_driver::result::CUresult;
+use vcuda_limiter::cost::Unit;
+use vcuda_limiter::meter::{Meter, Shared, StreamOf};
+
+/// A stream's time line.
+pub type Stream = StreamOf<Gpu>;
+
+/// The words shared with the container's other processes.
+pub struct Words {
+    account: ComputeAccount,
+    told: AtomicBool,
+}
+
+impl Shared for Words {
+    fn words(&self) -> ComputeWords<'_> {
+        let (words, lost) = self.account.open();
+        if let Some(lost) = lost
+            && !self.told.swap(true, Ordering::Relaxed)
+        {
+            log::error!("control file {lost}; the compute share holds for this process alone from now on");
+        }
+        words
+    }
+}
+
+/// A device with a compute share.
+pub struct Pace {
+    /// Charges, measures, holds back.
+    pub meter: Meter<Gpu, Words>,
+    /// The device's primary context, once retained; 0 before.
+    pub primary_context: AtomicU64,
+}
+
+impl Pace {
+    /// Holds the container to `share` of a device.
+    pub fn new(account: ComputeAccount, share: Share) -> Pace {
+        let words = Words { account, told: AtomicBool::new(false) };
+        words.words().set_share_ppm(share.ppm());
+        Pace { meter: Meter::new(words, share.ppm()), primary_context: AtomicU64::new(0) }
+    }
+}
+
+/// Gives work to a stream: `driver` is the program's own call, and `unit` says what it is.
+#[inline]
+pub fn submit(
+    slice: &'static Slice,
+    stream: StreamName,
+    unit: impl FnOnce() -> Unit,
+    driver: impl FnOnce() -> CUresult,
+) -> CUresult {
+    // What is captured is not run.
+    if capture::active() && stream.is_capturing() {
+        return driver();
+    }
+    match slice.streams.take(slice, stream) {
+        Some(known) => {
+            let done = known.pace.meter.submit(&Gpu, &known.stream, unit(), driver);
+            slice.streams.put_back(known);
+            done
+        }
+        None => driver(),
+    }
+}
+
+/// The program puts something into a stream that may have to wait: what is measured ends before it.
+pub fn interrupt(stream: StreamName, driver: impl FnOnce() -> CUresult) -> CUresult {
+    let Some(slice) = slice::current()? else { return driver() };
+    if capture::active() && stream.is_capturing() {
+        return driver();
+    }
+    if let Some(known) = slice.streams.take(slice, stream) {
+        known.pace.meter.interrupt(&Gpu, &known.stream);
+        slice.streams.put_back(known);
+    }
+    driver()
+}
+
+/// The program has waited for a stream: what is done is measured, for free.
+pub fn synchronized(stream: StreamName) {
+    if let Some(slice) = slice::started()
+        && let Some(known) = slice.streams.take(slice, stream)
+    {
+        known.pace.meter.synchronized(&Gpu, Some(&known.stream));
+        slice.streams.put_back(known);
+    }
+}
+
+/// The program has waited for something else than one stream.
+pub fn synchronized_somehow() {
+    for pace in slice::started().into_iter().flat_map(|slice| slice.paces()) {
+        pace.meter.settle(&Gpu);
+    }
+}
+
+/// A context is about to go: nothing of it is touched from now on.
+pub fn forget_context(slice: &Slice, context: CUcontext) {
+    slice.streams.forget(slice, |place| place.context == context);
+    events::forget_context(context);
+}
