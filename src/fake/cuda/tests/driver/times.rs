@@ -26,14 +26,14 @@ driver_test! {
         cuStreamSynchronize(stream).unwrap();
         let alone = elapsed(marks[0], marks[1]);
         assert!(alone >= 3 * MS, "the launch itself is in between: {alone:?}");
-        spin(kernel, stream, 20 * MS);
+        spin(kernel, stream, 100 * MS);
         cuEventRecord(marks[2], stream).unwrap();
         spin(kernel, stream, 3 * MS);
         cuEventRecord(marks[3], stream).unwrap();
         cuStreamSynchronize(stream).unwrap();
         let behind = elapsed(marks[2], marks[3]);
         assert!(behind.abs_diff(3 * MS) < US, "behind other work, there is nothing in between: {behind:?}");
-        assert!(elapsed(marks[0], marks[2]) > 20 * MS, "times of events outlive what was recorded");
+        assert!(elapsed(marks[0], marks[2]) > 100 * MS, "times of events outlive what was recorded");
     }
 }
 
@@ -82,13 +82,13 @@ driver_test! {
     fn every_kind_of_launch_takes_its_time() {
         begin();
         let (stream, kernel) = (stream(), function("spin"));
-        let mut ns = 2_000_000_u64;
+        let mut ns = 20_000_000_u64;
         let mut parameters: [*mut c_void; 1] = [(&raw mut ns).cast()];
-        let once = || spin(kernel, stream, 2 * MS);
-        assert_eq!(busy_for(once), 2 * MS);
+        let once = || spin(kernel, stream, 20 * MS);
+        assert_eq!(busy_for(once), 20 * MS);
         assert_eq!(busy_for(|| {
             cuLaunchCooperativeKernel(kernel, 1, 1, 1, 32, 1, 1, 0, stream, parameters.as_mut_ptr()).unwrap();
-        }), 2 * MS);
+        }), 20 * MS);
         let mut several = [CUDA_LAUNCH_PARAMS {
             function: kernel,
             gridDimX: 1, gridDimY: 1, gridDimZ: 1, blockDimX: 32, blockDimY: 1, blockDimZ: 1,
@@ -98,7 +98,7 @@ driver_test! {
         }];
         assert_eq!(busy_for(|| {
             cuLaunchCooperativeKernelMultiDevice(several.as_mut_ptr(), 1, 0).unwrap();
-        }), 2 * MS);
+        }), 20 * MS);
 
         let mark = event();
         let mut attributes = [
@@ -124,21 +124,21 @@ driver_test! {
         assert_eq!(busy_for(|| {
             cuLaunchKernelEx(&config, kernel, parameters.as_mut_ptr(), null_mut()).unwrap();
             assert_eq!(cuEventQuery(mark), Err(CUerror::NOT_READY));
-        }), 2 * MS);
+        }), 20 * MS);
         cuEventQuery(mark).unwrap();
 
         cuFuncSetBlockShape(kernel, 32, 1, 1).unwrap();
         cuParamSetSize(kernel, 8).unwrap();
         cuParamSetv(kernel, 0, (&raw mut ns).cast(), 8).unwrap();
-        assert_eq!(busy_for(|| cuLaunch(kernel).unwrap()), 2 * MS);
-        assert_eq!(busy_for(|| cuLaunchGrid(kernel, 4, 1).unwrap()), 2 * MS);
-        assert_eq!(busy_for(|| cuLaunchGridAsync(kernel, 4, 1, stream).unwrap()), 2 * MS);
+        assert_eq!(busy_for(|| cuLaunch(kernel).unwrap()), 20 * MS);
+        assert_eq!(busy_for(|| cuLaunchGrid(kernel, 4, 1).unwrap()), 20 * MS);
+        assert_eq!(busy_for(|| cuLaunchGridAsync(kernel, 4, 1, stream).unwrap()), 20 * MS);
         assert_eq!(cuParamSetv(kernel, -1, (&raw mut ns).cast(), 8), Err(CUerror::INVALID_VALUE));
     }
 }
 
 driver_test! {
-    fn copies_and_fills_keep_the_gpu_busy() {
+    fn copies_and_fills_keep_the_gpu_busy() with ("VCUDA_FAKE_CONTENTS", "0") {
         begin();
         const BYTES: usize = 25_000_000;
         let (one, other, kernel) = (stream(), stream(), function("spin"));
@@ -152,14 +152,14 @@ driver_test! {
         assert_eq!(busy_for(|| cuMemsetD8Async(copy, 1, BYTES, one).unwrap()), within);
         let both_ways = || {
             // A kernel holds both back, so that they begin together.
-            spin(kernel, one, 20 * MS);
+            spin(kernel, one, 100 * MS);
             let mark = event();
             cuEventRecord(mark, one).unwrap();
             cuStreamWaitEvent(other, mark, 0).unwrap();
             cuMemcpyHtoDAsync_v2(memory, place, BYTES, one).unwrap();
             cuMemcpyDtoHAsync_v2(place, copy, BYTES, other).unwrap();
         };
-        assert_eq!(busy_for(both_ways), 20 * MS + across, "each way has an engine of its own");
+        assert_eq!(busy_for(both_ways), 100 * MS + across, "each way has an engine of its own");
     }
 }
 
@@ -169,14 +169,14 @@ driver_test! {
         let (streams, narrow, wide) = ([stream(), stream(), stream(), stream()], function("narrow"), function("spin"));
         let four = || {
             let mark = event();
-            spin(wide, streams[0], 20 * MS);
+            spin(wide, streams[0], 100 * MS);
             cuEventRecord(mark, streams[0]).unwrap();
             for stream in streams {
                 cuStreamWaitEvent(stream, mark, 0).unwrap();
                 spin(narrow, stream, 10 * MS);
             }
         };
-        assert_eq!(busy_for(four), 30 * MS);
+        assert_eq!(busy_for(four), 110 * MS);
     }
 }
 
@@ -211,16 +211,16 @@ driver_test! {
     fn events_mark_all_of_a_context() {
         let context = begin();
         let (one, other, kernel, mark) = (stream(), stream(), function("spin"), event());
-        spin(kernel, one, 10 * MS);
-        spin(kernel, other, 10 * MS);
+        spin(kernel, one, 100 * MS);
+        spin(kernel, other, 100 * MS);
         cuCtxRecordEvent(context, mark).unwrap();
         let time = timed(|| cuEventSynchronize(mark).unwrap());
-        assert!(time > 15 * MS, "{time:?}");
-        spin(kernel, one, 10 * MS);
+        assert!(time > 120 * MS, "{time:?}");
+        spin(kernel, one, 100 * MS);
         cuEventRecord(mark, one).unwrap();
         cuCtxWaitEvent(context, mark).unwrap();
         let time = timed(|| cuStreamSynchronize(other).unwrap());
-        assert!(time > 5 * MS, "{time:?}");
+        assert!(time > 20 * MS, "{time:?}");
     }
 }
 
@@ -248,12 +248,12 @@ driver_test! {
         begin();
         let (stream, kernel, mark) = (stream(), function("spin"), event());
         let both = || {
-            spin(kernel, stream, 10 * MS);
+            spin(kernel, stream, 100 * MS);
             cuEventRecord(mark, stream).unwrap();
             cuStreamDestroy_v2(stream).unwrap();
             assert_eq!(cuEventQuery(mark), Err(CUerror::NOT_READY));
         };
-        assert_eq!(busy_for(both), 10 * MS);
+        assert_eq!(busy_for(both), 100 * MS);
         cuEventQuery(mark).unwrap();
     }
 }
@@ -362,6 +362,6 @@ driver_test! {
         count = 120;
         std::thread::sleep(120 * MS);
         nvmlDeviceGetSamples(gpu, utilisation, last, &mut kind, &mut count, room.as_mut_ptr().cast()).unwrap();
-        assert!((1..=5).contains(&count) && room[0][0] > last, "{count} newer ones");
+        assert!(count >= 1 && room[0][0] > last, "{count} newer ones");
     }
 }
