@@ -55,7 +55,7 @@
 //! | `launch_delay` | from the return of a launch to the start on an idle stream | 1200 |
 //! | `record_delay` | from the return of a record to the event on an idle stream | 500 |
 //! | `timer` | step of the timer that events are read from | 500 |
-//! | `slice` | turn of a process on the processors; the first process of a machine decides | 2000000 |
+//! | `slice` | turn of a process on the processors, at least 10000; the first process of a machine decides | 2000000 |
 //! | `switch` | lost when the processors go from one process to another; the first process decides | 0 |
 //!
 //! `VCUDA_FAKE_NULL` is free of all this.

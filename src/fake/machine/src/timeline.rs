@@ -19,8 +19,10 @@ pub use line::{DEPTH, LINES};
 use crate::layout::{MAX_GPUS, MAX_PROCESSES};
 use busy::{Books, ENDED, Ended, Tenant};
 use engines::Holder;
-use line::{Line, Record};
+use line::{Line, Record, Ring};
 
+/// Shorter slices would be more steps than anybody wants to wait for.
+const SHORTEST_SLICE_NS: u64 = 10_000;
 /// A moment that never comes.
 const NEVER_NS: u64 = u64::MAX;
 
@@ -41,6 +43,7 @@ pub struct Timeline {
     tenants: [Tenant; MAX_PROCESSES],
     ended: [Ended; ENDED],
     lines: [Line; LINES],
+    rings: [Ring; LINES],
 }
 
 /// How processes take turns on a GPU's processors.
@@ -165,7 +168,7 @@ pub enum Progress {
 impl Timeline {
     /// Makes a time line of zeros ready for use.
     pub(crate) fn initialise(&mut self, slices: Slices) {
-        self.slices = Slices { slice_ns: slices.slice_ns.max(1), ..slices };
+        self.slices = Slices { slice_ns: slices.slice_ns.max(SHORTEST_SLICE_NS), ..slices };
         self.holders = [Holder::NOBODY; MAX_GPUS];
     }
 
@@ -209,7 +212,7 @@ impl Timeline {
         }
         let order = self.next_order;
         self.next_order += 1;
-        self.lines[index].push(Record::new(&unit, order));
+        self.rings[index].push(&mut self.lines[index], Record::new(&unit, order));
         if !std::mem::replace(&mut self.lines[index].is_active, true) {
             self.active[self.active_count as usize] = index as u16;
             self.active_count += 1;
@@ -219,10 +222,9 @@ impl Timeline {
     }
 
     fn tell_of(&self, index: usize, number: u64, tell: &mut impl FnMut(Dropped)) {
-        let line = &self.lines[index];
-        let record = line.record(number);
+        let record = self.rings[index].record(number);
         if record.tag != 0 {
-            let mark = Mark { line: index as u32, generation: line.generation, number };
+            let mark = Mark { line: index as u32, generation: self.lines[index].generation, number };
             tell(Dropped { tag: record.tag, mark, end_ns: record.end_ns });
         }
     }
@@ -253,12 +255,13 @@ impl Timeline {
     /// How far a unit has come.
     pub fn progress(&self, mark: Mark) -> Progress {
         let Some(line) = self.line_of(mark) else { return Progress::Over { end_ns: None } };
+        let record = self.rings[mark.line as usize].record(mark.number);
         if line.over > mark.number {
             let is_kept = line.queued - mark.number <= DEPTH as u64;
-            return Progress::Over { end_ns: is_kept.then(|| line.record(mark.number).end_ns) };
+            return Progress::Over { end_ns: is_kept.then_some(record.end_ns) };
         }
         match line.over == mark.number && line.has_begun() {
-            true => Progress::Begun { start_ns: line.record(mark.number).start_ns },
+            true => Progress::Begun { start_ns: record.start_ns },
             false => Progress::Queued,
         }
     }
@@ -269,7 +272,7 @@ impl Timeline {
             return;
         }
         if let Some(index) = self.line_of(mark).map(|_| mark.line as usize) {
-            self.lines[index].record_mut(mark.number).finish();
+            self.lines[index].finish(&mut self.rings[index], mark.number);
             self.settle_here();
         }
     }
@@ -309,6 +312,16 @@ impl Timeline {
         self.lines
             .get(mark.line as usize)
             .filter(|line| mark.generation != 0 && line.generation == mark.generation)
+    }
+
+    /// The unit that may run on a line with pending work.
+    fn head_of(&self, index: usize) -> &Record {
+        self.rings[index].record(self.lines[index].over)
+    }
+
+    /// Gives the unit at a line's head its engine.
+    fn start(&mut self, index: usize) {
+        self.lines[index].start(&mut self.rings[index], self.settled_ns);
     }
 
     /// The lines with work.

@@ -68,7 +68,7 @@ impl Timeline {
         }
         let first = self.at_engine(gpu, engine).min_by_key(|(_, line)| (line.since_ns, line.order));
         let Some(index) = first.map(|(index, _)| index) else { return false };
-        self.lines[index].start(self.settled_ns);
+        self.start(index);
         true
     }
 
@@ -149,7 +149,7 @@ impl Timeline {
             }
             match next {
                 Some((index, _)) if room.fits(self.lines[index].percent) => {
-                    self.lines[index].start(self.settled_ns);
+                    self.start(index);
                     changed = true;
                 }
                 _ => return changed,

@@ -20,7 +20,8 @@ impl Timeline {
         else {
             return now_ns;
         };
-        let head = line.head();
+        let ring = &self.rings[mark.line as usize];
+        let head = ring.record(line.over);
         let head_ns = match line.stage {
             RUNNING if line.is_head_open() => now_ns,
             RUNNING => line.end_ns(),
@@ -32,7 +33,7 @@ impl Timeline {
                 start_ns.saturating_add(head.least_ns())
             }
         };
-        let behind = (line.over + 1..=mark.number).map(|number| line.record(number));
+        let behind = (line.over + 1..=mark.number).map(|number| ring.record(number));
         behind
             .fold(head_ns, |end_ns, record| end_ns.max(record.earliest_ns).saturating_add(record.least_ns()))
     }

@@ -1,11 +1,12 @@
 //! One line of work: a ring of units, of which the first that isn't over is the one that may run. The records
-//! of units that are over stay until their places are needed.
+//! of units that are over stay until their places are needed. Rings lie apart from what is said about the lines,
+//! which is looked at all the time.
 
 use super::{Engine, Length, Mark, NEVER_NS, Unit};
 use std::sync::atomic::{Ordering::Release, compiler_fence};
 
 /// Lines that there may be at the same time.
-pub const LINES: usize = 512;
+pub const LINES: usize = 1024;
 /// Units that may be pending on one line.
 pub const DEPTH: usize = 1024;
 
@@ -49,8 +50,12 @@ pub struct Line {
     pub queued: u64,
     pub is_active: bool,
     is_head_open: bool,
-    records: [Record; DEPTH],
+    is_head_finished: bool,
 }
+
+/// The units of a line.
+#[repr(C)]
+pub struct Ring([Record; DEPTH]);
 
 /// A unit as it is queued, and afterwards what became of it.
 #[repr(C)]
@@ -98,11 +103,6 @@ impl Record {
         }
     }
 
-    /// Ends the unit now or as soon as it begins, if it is one that can be ended.
-    pub fn finish(&mut self) {
-        self.is_finished = self.is_open;
-    }
-
     /// What the unit is sure to take.
     pub fn least_ns(&self) -> u64 {
         if self.is_open { 0 } else { self.duration_ns }
@@ -132,25 +132,6 @@ impl Line {
         (self.queued - self.over) as usize
     }
 
-    pub fn push(&mut self, record: Record) {
-        *self.record_mut(self.queued) = record;
-        compiler_fence(Release);
-        self.queued += 1;
-    }
-
-    pub fn record(&self, number: u64) -> &Record {
-        &self.records[number as usize % DEPTH]
-    }
-
-    pub fn record_mut(&mut self, number: u64) -> &mut Record {
-        &mut self.records[number as usize % DEPTH]
-    }
-
-    /// The unit that may run; only for a line with pending work.
-    pub fn head(&self) -> &Record {
-        self.record(self.over)
-    }
-
     /// Whether the unit at the head ends only when it is told to.
     pub fn is_head_open(&self) -> bool {
         self.is_head_open
@@ -162,22 +143,28 @@ impl Line {
     }
 
     /// The unit at the head waits for nothing but its engine any more.
-    pub fn make_ready(&mut self, now_ns: u64) {
-        let head = *self.head();
+    pub fn make_ready(&mut self, head: &Record, now_ns: u64) {
         (self.engine, self.percent, self.order) = (head.engine, u32::from(head.percent), head.order);
-        (self.since_ns, self.left_ns, self.is_head_open) = (now_ns, head.duration_ns, head.is_open);
+        (self.since_ns, self.left_ns) = (now_ns, head.duration_ns);
+        (self.is_head_open, self.is_head_finished) = (head.is_open, head.is_finished);
         self.stage = READY;
-        if head.engine == NO_ENGINE {
-            self.start(now_ns);
-        }
     }
 
     /// The unit at the head has its engine from now on.
-    pub fn start(&mut self, now_ns: u64) {
+    pub fn start(&mut self, ring: &mut Ring, now_ns: u64) {
         if self.stage == READY {
-            self.record_mut(self.over).start_ns = now_ns;
+            ring.record_mut(self.over).start_ns = now_ns;
         }
         (self.since_ns, self.stage) = (now_ns, RUNNING);
+    }
+
+    /// Ends an open unit that isn't over: now, or as soon as it begins.
+    pub fn finish(&mut self, ring: &mut Ring, number: u64) {
+        let record = ring.record_mut(number);
+        record.is_finished = record.is_open;
+        if number == self.over && self.stage != WAITING {
+            self.is_head_finished = record.is_open;
+        }
     }
 
     /// The unit at the head loses its engine.
@@ -193,12 +180,12 @@ impl Line {
 
     /// Whether the running unit is over.
     pub fn is_head_over(&self, now_ns: u64) -> bool {
-        self.end_ns() <= now_ns || self.is_head_open && self.head().is_finished
+        self.end_ns() <= now_ns || self.is_head_finished
     }
 
     /// The unit at the head ends, and the next one takes its place.
-    pub fn complete(&mut self, now_ns: u64) {
-        self.record_mut(self.over).end_ns = now_ns;
+    pub fn complete(&mut self, ring: &mut Ring, now_ns: u64) {
+        ring.record_mut(self.over).end_ns = now_ns;
         compiler_fence(Release);
         self.stage = WAITING;
         self.over += 1;
@@ -210,5 +197,22 @@ impl Line {
             self.over = self.queued;
             self.stage = WAITING;
         }
+    }
+}
+
+impl Ring {
+    pub fn record(&self, number: u64) -> &Record {
+        &self.0[number as usize % DEPTH]
+    }
+
+    fn record_mut(&mut self, number: u64) -> &mut Record {
+        &mut self.0[number as usize % DEPTH]
+    }
+
+    /// Writes a unit down as the last of a line.
+    pub fn push(&mut self, line: &mut Line, record: Record) {
+        *self.record_mut(line.queued) = record;
+        compiler_fence(Release);
+        line.queued += 1;
     }
 }

@@ -50,17 +50,21 @@ impl Timeline {
             let line = &self.lines[index];
             match line.stage {
                 WAITING => {
-                    let head = line.head();
+                    let head = self.head_of(index);
                     if head.earliest_ns > now_ns || !self.is_over(head.after) {
                         return moved;
                     }
-                    self.lines[index].make_ready(now_ns);
+                    let head = *head;
+                    self.lines[index].make_ready(&head, now_ns);
+                    if self.lines[index].engine == NO_ENGINE {
+                        self.start(index);
+                    }
                 }
                 RUNNING if line.is_head_over(now_ns) => {
                     if line.engine != NO_ENGINE {
                         self.count_unit(index);
                     }
-                    self.lines[index].complete(now_ns);
+                    self.lines[index].complete(&mut self.rings[index], now_ns);
                 }
                 _ => return moved,
             }
@@ -71,10 +75,11 @@ impl Timeline {
 
     /// When the next thing happens by itself, if nobody queues anything.
     fn next_change_ns(&self) -> u64 {
-        let of_lines = self.active().map(|line| match line.stage {
-            RUNNING => line.end_ns(),
+        let active = self.active[..self.active_count as usize].iter().map(|&index| index as usize);
+        let of_lines = active.map(|index| match self.lines[index].stage {
+            RUNNING => self.lines[index].end_ns(),
             // What waits for other work is looked at when that is over.
-            WAITING if line.head().earliest_ns > self.settled_ns => line.head().earliest_ns,
+            WAITING if self.head_of(index).earliest_ns > self.settled_ns => self.head_of(index).earliest_ns,
             _ => NEVER_NS,
         });
         let of_gpus = self.holders.iter().map(|holder| holder.next_change_ns(self.settled_ns));
