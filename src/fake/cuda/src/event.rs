@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize};
 use vcuda_driver::cuda::types::{CU_EVENT_DISABLE_TIMING, CUevent};
 use vcuda_driver::result::{CUerror, CUresult};
-use vcuda_fake_machine::{Dropped, Mark, Progress, Unit};
+use vcuda_fake_machine::{Dropped, Length, Mark, Progress, Unit};
 
 pub static EVENTS: Slab<Event> = Slab::new();
 
@@ -84,7 +84,9 @@ impl Event {
             return Ok(());
         }
         let tag = handle_of(self) as u64;
-        let unit = Unit { earliest_ns: settings().times.record_delay_ns, tag, ..Unit::MARK };
+        let times = &settings().times;
+        let length = Length::Fixed(if self.is_timed() { times.mark_ns } else { 0 });
+        let unit = Unit { length, earliest_ns: times.record_delay_ns, tag, ..Unit::MARK };
         stream.queue(unit, |mark| *self.recorded.lock() = Recorded::At(mark))
     }
 

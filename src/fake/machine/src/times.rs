@@ -13,6 +13,8 @@ pub struct Times {
     pub launch_delay_ns: u64,
     /// From the return of a record on an idle stream to the event.
     pub record_delay_ns: u64,
+    /// How long a stream stays at an event that tells the time, which tells the end of that.
+    pub mark_ns: u64,
     /// What the times of events are multiples of.
     pub timer_ns: u64,
     /// How processes take turns; of the first process that uses a machine.
@@ -26,6 +28,7 @@ impl Default for Times {
             record_ns: 0,
             launch_delay_ns: 1_200,
             record_delay_ns: 500,
+            mark_ns: 0,
             timer_ns: 500,
             slices: Slices::default(),
         }
@@ -64,6 +67,7 @@ impl Times {
             "record" => &mut self.record_ns,
             "launch_delay" => &mut self.launch_delay_ns,
             "record_delay" => &mut self.record_delay_ns,
+            "mark" => &mut self.mark_ns,
             "timer" => &mut self.timer_ns,
             "slice" => &mut self.slices.slice_ns,
             "switch" => &mut self.slices.switch_ns,
@@ -80,9 +84,10 @@ mod tests {
 
     #[test]
     fn times_are_read() {
-        let (times, unread) = Times::parse("launch=3300, record=800,slice=1000000,switch=150000,,timer=32");
+        let (times, unread) =
+            Times::parse("launch=3300, record=800,slice=1000000,switch=150000,,timer=32,mark=700");
         assert_eq!(unread, [""; 0]);
-        assert_eq!((times.launch_ns, times.record_ns, times.timer_ns), (3300, 800, 32));
+        assert_eq!((times.launch_ns, times.record_ns, times.timer_ns, times.mark_ns), (3300, 800, 32, 700));
         assert_eq!(times.slices, Slices { slice_ns: 1_000_000, switch_ns: 150_000 });
         assert_eq!((times.launch_delay_ns, times.record_delay_ns), (1200, 500));
         assert_eq!(Times::parse("launch,slice=2ms,delay=1").1, ["launch", "slice=2ms", "delay=1"]);

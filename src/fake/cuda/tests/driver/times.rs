@@ -51,6 +51,19 @@ driver_test! {
 }
 
 driver_test! {
+    fn an_event_that_tells_the_time_takes_some() with ("VCUDA_FAKE_TIMES", "timer=1,mark=1000000") {
+        begin();
+        let (stream, kernel, start, end) = (stream(), function("spin"), event(), event());
+        spin(kernel, stream, 100 * MS);
+        cuEventRecord(start, stream).unwrap();
+        cuEventRecord(end, stream).unwrap();
+        cuStreamSynchronize(stream).unwrap();
+        assert!(elapsed(start, end).abs_diff(MS) < US);
+        assert_eq!(busy(), 100 * MS, "but nothing of the engines");
+    }
+}
+
+driver_test! {
     fn calls_take_the_time_that_they_are_said_to_take() with ("VCUDA_FAKE_TIMES", "launch=200000,record=100000") {
         begin();
         let (stream, kernel, mark) = (stream(), function("spin"), event());
