@@ -31,8 +31,11 @@
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 pub mod cost;
-pub mod line;
+mod delay;
+mod lane;
 pub mod machine;
 pub mod meter;
 mod settle;
+mod state;
+mod timeline;
 mod wait;

@@ -9,6 +9,7 @@ mod streams;
 pub use streams::{Directory, Place, StreamName};
 
 use crate::capture;
+use crate::clock;
 use crate::log;
 use crate::slice::{self, Slice};
 use events::Gpu;
@@ -93,21 +94,27 @@ pub fn interrupt(stream: StreamName, driver: impl FnOnce() -> CUresult) -> CUres
     driver()
 }
 
-/// The program has waited for a stream: what is done is measured, for free.
-pub fn synchronized(stream: StreamName) {
+/// The program waits for a stream: what is done is measured, for free.
+pub fn synchronized(stream: StreamName, driver: impl FnOnce() -> CUresult) -> CUresult {
+    let called_ns = clock::now_ns();
+    driver()?;
     if let Some(slice) = slice::started()
         && let Some(known) = slice.streams.take(slice, stream)
     {
-        known.pace.meter.synchronized(&Gpu, Some(&known.stream));
+        known.pace.meter.synchronized(&Gpu, &known.stream, called_ns);
         slice.streams.put_back(known);
     }
+    Ok(())
 }
 
-/// The program has waited for something else than one stream.
-pub fn synchronized_somehow() {
+/// The program waits for all streams of a context.
+pub fn synchronized_context(context: CUcontext, driver: impl FnOnce() -> CUresult) -> CUresult {
+    let called_ns = clock::now_ns();
+    driver()?;
     for pace in slice::started().into_iter().flat_map(|slice| slice.paces()) {
-        pace.meter.settle(&Gpu);
+        pace.meter.synchronized_all(&Gpu, |place| place.context == context, called_ns);
     }
+    Ok(())
 }
 
 /// A context is about to go: nothing of it is touched from now on.

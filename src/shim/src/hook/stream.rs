@@ -31,28 +31,25 @@ pub fn destroy(driver: impl Fn() -> CUresult, stream: CUstream) -> CUresult {
 
 /// `cuStreamSynchronize`.
 pub fn synchronize(driver: impl Fn() -> CUresult, stream: CUstream) -> CUresult {
-    driver()?;
-    compute::synchronized(StreamName::of(stream));
-    Ok(())
+    compute::synchronized(StreamName::of(stream), driver)
 }
 
 /// `cuStreamSynchronize_ptsz`.
 pub fn synchronize_per_thread(driver: impl Fn() -> CUresult, stream: CUstream) -> CUresult {
-    driver()?;
-    compute::synchronized(StreamName::per_thread(stream));
-    Ok(())
+    compute::synchronized(StreamName::per_thread(stream), driver)
 }
 
 /// `cuCtxSynchronize`.
 pub fn synchronize_context(driver: impl Fn() -> CUresult) -> CUresult {
-    driver()?;
-    compute::synchronized_somehow();
-    Ok(())
+    match crate::driver::current_context() {
+        Ok(context) => compute::synchronized_context(context, driver),
+        Err(_) => driver(),
+    }
 }
 
 /// `cuCtxSynchronize_v2`.
-pub fn synchronize_a_context(driver: impl Fn() -> CUresult, _context: CUcontext) -> CUresult {
-    synchronize_context(driver)
+pub fn synchronize_a_context(driver: impl Fn() -> CUresult, context: CUcontext) -> CUresult {
+    compute::synchronized_context(context, driver)
 }
 
 /// `cuEventSynchronize`.
