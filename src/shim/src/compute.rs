@@ -60,12 +60,14 @@ impl Pace {
 }
 
 /// Gives work to a stream: `driver` is the program's own call, and `unit` says what it is.
-#[inline]
+///
+/// One function for all kinds of calls: a copy of the limiter for each would double the library.
+#[inline(never)]
 pub fn submit(
     slice: &'static Slice,
     stream: StreamName,
-    unit: impl FnOnce() -> Unit,
-    driver: impl FnOnce() -> CUresult,
+    unit: Unit,
+    driver: &dyn Fn() -> CUresult,
 ) -> CUresult {
     // What is captured is not run.
     if capture::active() && stream.is_capturing() {
@@ -73,7 +75,7 @@ pub fn submit(
     }
     match slice.streams.take(slice, stream) {
         Some(known) => {
-            let done = known.pace.meter.submit(&Gpu, &known.stream, unit(), driver);
+            let done = known.pace.meter.submit(&Gpu, &known.stream, unit, driver);
             slice.streams.put_back(known);
             done
         }

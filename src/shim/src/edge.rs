@@ -141,7 +141,10 @@ passed_as_is! {
 }
 
 /// Runs a hook body; a panic in it, which would be a bug of ours, becomes `fallback` and one line.
-pub fn guard<R>(fallback: R, name: &str, body: impl FnOnce() -> R) -> R {
+///
+/// Takes any body by reference, so that there is one guard and not one for each of the hooks.
+#[inline(never)]
+pub fn guard<R>(fallback: R, name: &str, body: &dyn Fn() -> R) -> R {
     catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|_| {
         crate::log::error!("{name}: internal error, please report it; the call was refused");
         fallback

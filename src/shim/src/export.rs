@@ -71,7 +71,7 @@ macro_rules! define {
     };
     (@governed $group:ident $errors:ident $body:path, $name:ident($($argument:ident: $type:ty),*) -> $result:ty) => {
         unsafe extern "C" fn governed($($argument: $type),*) -> $result {
-            guard(Err($errors::UNKNOWN), stringify!($name), || {
+            guard(Err($errors::UNKNOWN), stringify!($name), &|| {
                 let driver = || {
                     type Function = unsafe extern "C" fn($($type),*) -> $result;
                     // SAFETY: the slot holds the driver's function of this very ABI symbol (or a stand-in

@@ -222,7 +222,7 @@ pub fn launch_per_thread(
 
 fn launched(driver: impl Fn() -> CUresult, executable: CUgraphExec, stream: StreamName) -> CUresult {
     let Some(slice) = slice::current()? else { return driver() };
-    compute::submit(slice, stream, || unit(executable), || backed(slice, executable, driver))?;
+    compute::submit(slice, stream, unit(executable), &|| backed(slice, executable, &driver))?;
     if mode::watched() {
         slice.measure_stale();
     }

@@ -44,7 +44,7 @@ fn unit(function: CUfunction, shape: Shape) -> Unit {
 
 /// Charges the launch, makes it, and measures memory that it may have made the driver take.
 #[inline]
-fn launched(stream: StreamName, unit: impl FnOnce() -> Unit, driver: impl FnOnce() -> CUresult) -> CUresult {
+fn launched(stream: StreamName, unit: Unit, driver: &dyn Fn() -> CUresult) -> CUresult {
     let Some(slice) = slice::current()? else { return driver() };
     compute::submit(slice, stream, unit, driver)?;
     if mode::watched() {
@@ -72,7 +72,7 @@ macro_rules! shaped_launches {
             $($rest: Out<*mut c_void>,)*
         ) -> CUresult {
             let shape = Shape { grid: [grid_x, grid_y, grid_z], block: [block_x, block_y, block_z], shared_bytes };
-            launched($stream_name(stream), || unit(function, shape), driver)
+            launched($stream_name(stream), unit(function, shape), &driver)
         }
     )* };
 }
@@ -101,7 +101,7 @@ fn launched_ex(
         block: [config.blockDimX, config.blockDimY, config.blockDimZ],
         shared_bytes: config.sharedMemBytes,
     };
-    launched(name(config.hStream), || unit(function, shape), driver)
+    launched(name(config.hStream), unit(function, shape), &driver)
 }
 
 /// `cuLaunchKernelEx`, with clusters, programmatic dependent launch and what else its attributes say.
@@ -141,7 +141,7 @@ pub fn cooperative_on_many(
             shared_bytes: launch.sharedMemBytes,
         };
         let stream = StreamName::of(launch.hStream);
-        launched(stream, || unit(launch.function, shape), || on_the_rest(rest, driver))
+        launched(stream, unit(launch.function, shape), &|| on_the_rest(rest, driver))
     }
     // More devices than any machine has: the driver refuses.
     on_the_rest(&launches.values(count.min(64) as usize), &driver)
@@ -166,5 +166,5 @@ pub fn grid_async(
     stream: CUstream,
 ) -> CUresult {
     let shape = Shape { grid: [width.max(1) as u32, height.max(1) as u32, 1], ..Shape::default() };
-    launched(StreamName::of(stream), || unit(function, shape), driver)
+    launched(StreamName::of(stream), unit(function, shape), &driver)
 }
