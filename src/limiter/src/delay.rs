@@ -2,36 +2,51 @@
 
 /// What events take, which is nobody's work. Measured on an H200; scaled for others by the time that two events take
 /// that are recorded in a row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub struct EventCost {
-    pair_ns: Option<u64>,
     /// From the return of a launch on an idle stream to the kernel's start, less the same for an event.
     pub idle_ns: u64,
     /// From the end of a kernel to the start of the next when there is an event between them.
     pub queued_ns: u64,
+    least_pair_ns: u64,
+    pairs_sum_ns: u64,
+    pairs: u64,
 }
 
 impl EventCost {
-    /// Two events in a row on the H200 these were measured on.
+    /// On the H200.
     const PAIR_NS: u64 = 1380;
+    const IDLE_NS: u64 = 600;
+    const QUEUED_NS: u64 = 1300;
 
-    /// As on the device where two events in a row take `pair_ns`.
-    fn of_pair(pair_ns: u64) -> Self {
-        let scale = pair_ns.clamp(Self::PAIR_NS / 4, Self::PAIR_NS * 4);
-        let (idle_ns, queued_ns) = (600 * scale / Self::PAIR_NS, 1300 * scale / Self::PAIR_NS);
-        Self { pair_ns: Some(pair_ns), idle_ns, queued_ns }
-    }
-
-    /// Two events in a row were `elapsed_ns` apart. The least there is counts: more is the program's.
+    /// Two events in a row were `elapsed_ns` apart. Timers have coarse steps, so the mean counts, of those between which
+    /// the program was not held up.
     pub fn note_pair(&mut self, elapsed_ns: u64) {
-        *self = Self::of_pair(self.pair_ns.map_or(elapsed_ns, |pair_ns| pair_ns.min(elapsed_ns)));
+        let elapsed_ns = elapsed_ns.max(1);
+        if elapsed_ns * 2 < self.least_pair_ns {
+            (self.pairs_sum_ns, self.pairs) = (0, 0);
+        }
+        self.least_pair_ns = self.least_pair_ns.min(elapsed_ns);
+        if elapsed_ns > self.least_pair_ns * 2 {
+            return;
+        }
+        self.pairs_sum_ns += elapsed_ns;
+        self.pairs += 1;
+        let pair_ns = (self.pairs_sum_ns / self.pairs).clamp(Self::PAIR_NS / 4, Self::PAIR_NS * 4);
+        self.idle_ns = Self::IDLE_NS * pair_ns / Self::PAIR_NS;
+        self.queued_ns = Self::QUEUED_NS * pair_ns / Self::PAIR_NS;
     }
 }
 
 impl Default for EventCost {
     fn default() -> Self {
-        let typical = Self::of_pair(Self::PAIR_NS);
-        Self { pair_ns: None, ..typical }
+        Self {
+            idle_ns: Self::IDLE_NS,
+            queued_ns: Self::QUEUED_NS,
+            least_pair_ns: u64::MAX / 2,
+            pairs_sum_ns: 0,
+            pairs: 0,
+        }
     }
 }
 
@@ -52,6 +67,8 @@ impl WaitDelay {
     const TYPICAL_NS: f32 = 2_700.0;
     /// An event delays the return by at most this.
     const EVENT_NS: f32 = 2_000.0;
+    /// By how much the mean of the second kind may be above that of the first.
+    const NOISE_NS: f32 = 1_000.0;
     /// What a single wait may say.
     const LARGEST_NS: f32 = 100_000.0;
     const WEIGHT: f32 = 1.0 / 16.0;
@@ -61,7 +78,7 @@ impl WaitDelay {
     pub fn ns(&self) -> u64 {
         let measured_ns = self.measured_ns.unwrap_or(Self::TYPICAL_NS);
         let unmeasured_ns = self.unmeasured_ns.unwrap_or(measured_ns);
-        unmeasured_ns.clamp(measured_ns - Self::EVENT_NS, measured_ns).max(0.0) as u64
+        unmeasured_ns.clamp(measured_ns - Self::EVENT_NS, measured_ns + Self::NOISE_NS).max(0.0) as u64
     }
 
     /// A wait for work with an event behind it returned so long after the event.

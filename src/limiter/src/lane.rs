@@ -13,7 +13,9 @@ const STALE_NS: u64 = 10_000_000;
 /// How long host and device time stay tied together by one event.
 const ANCHOR_NS: u64 = 100_000_000;
 /// An anchor that comes this much later than recorded, by the events before it, tells that the stream was not idle.
-const TIE_ERROR_NS: u64 = 20_000;
+const TIE_ERROR_NS: u64 = 1_000;
+/// A stream whose work should have been done this long ago is taken to be idle.
+const SURELY_IDLE_NS: u64 = 20_000;
 /// Elapsed times over which clocks drift apart by a nanosecond, at worst.
 const DRIFT_PART: u64 = 8192;
 /// Events that may wait to be read on one stream.
@@ -121,7 +123,7 @@ impl<E: Copy, S> Lane<E, S> {
 
     /// Which event goes before work that is given now.
     pub fn plan(&mut self, now_ns: u64) -> Plan {
-        let is_idle = self.pending.is_empty() && (self.is_idle() || self.tail_ns + TIE_ERROR_NS < now_ns);
+        let is_idle = self.pending.is_empty() && (self.is_idle() || self.tail_ns + SURELY_IDLE_NS < now_ns);
         let idle_ns = now_ns.saturating_sub(self.tail_ns);
         let is_tied = self.base.is_some() || !self.pending.is_empty();
         let is_stale = idle_ns > STALE_NS || now_ns.saturating_sub(self.anchored_ns) > ANCHOR_NS;

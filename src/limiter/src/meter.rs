@@ -10,7 +10,7 @@
 use crate::cost::{CostModel, Estimate, Unit};
 use crate::lane::{Plan, Purpose};
 use crate::machine::Machine;
-use crate::state::State;
+use crate::state::{Pass, State};
 use crate::timeline::{Position, Sample};
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ pub const BURST_NS: u64 = 1_000_000;
 /// Predicted work before a wait of the stream's own that is worth an event.
 const INTERRUPTED_NS: u64 = 250_000;
 /// Two events in a row are read this often to learn what an event takes.
-const PAIRS: u32 = 8;
+const PAIRS: u32 = 16;
 /// Runs that are reported together when a program waits often.
 const REPORT_RUNS: usize = 24;
 
@@ -115,16 +115,23 @@ where
     ) -> Result<R, X> {
         let estimate = self.model.estimate(&unit);
         let now_ns = machine.now_ns();
-        if estimate.known && self.state.lock().pass(stream.lane, now_ns, &unit, estimate.cost_ns) {
-            let done = driver();
-            if done.is_err() {
-                self.retract(machine, stream, estimate.cost_ns);
-            } else if unit.waits {
-                self.returned(machine, stream, now_ns);
-            }
-            return done;
+        let pass = match estimate.known {
+            true => self.state.lock().pass(stream.lane, now_ns, &unit, estimate.cost_ns),
+            false => Pass::Refused,
+        };
+        if pass == Pass::Refused {
+            return self.submit_measured(machine, stream, unit, estimate, driver);
         }
-        self.submit_measured(machine, stream, unit, estimate, driver)
+        let done = driver();
+        if done.is_err() {
+            self.retract(machine, stream, estimate.cost_ns);
+        } else if unit.waits {
+            self.returned(machine, stream, now_ns);
+        } else if pass == Pass::First {
+            let returned_ns = machine.now_ns();
+            self.state.lock().arrived(stream.lane, returned_ns);
+        }
+        done
     }
 
     /// The long way.
@@ -158,6 +165,9 @@ where
                 state.call.learn(returned_ns - called_ns, unit.waits);
                 let arrival_ns = if unit.waits { called_ns + state.call.ns() } else { returned_ns };
                 state.arrive(stream.lane, arrival_ns, &unit, cost_ns, plan.start);
+                if !unit.waits {
+                    state.arrived(stream.lane, returned_ns);
+                }
                 plan.end.then(|| state.position(stream.lane, returned_ns)).flatten()
             };
             if let Some(position) = position {

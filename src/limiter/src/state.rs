@@ -41,6 +41,17 @@ impl Call {
     }
 }
 
+/// What becomes of a launch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pass {
+    /// It has to go the long way.
+    Refused,
+    /// It may be made. When it returned is to be told: the device was idle before.
+    First,
+    /// It may be made.
+    Further,
+}
+
 /// Work in flight that events will tell of.
 #[derive(Clone, Copy, Debug)]
 pub struct Flight {
@@ -145,21 +156,30 @@ impl<E: Copy, S: Copy> State<E, S> {
         self.lanes.get_mut(lane)?.as_mut()
     }
 
-    /// Takes in a launch that needs nothing else, if it is one. False if it has to go the long way.
+    /// Takes in a launch that needs nothing before it, if it is one.
     #[inline]
-    pub fn pass(&mut self, lane: usize, now_ns: u64, unit: &Unit, cost_ns: u64) -> bool {
+    pub fn pass(&mut self, lane: usize, now_ns: u64, unit: &Unit, cost_ns: u64) -> Pass {
         if self.unposted_ns + cost_ns >= SEGMENT_NS || now_ns >= self.sample_due_ns {
-            return false;
+            return Pass::Refused;
         }
-        let Some(Some(stream)) = self.lanes.get_mut(lane) else { return false };
+        let Some(Some(stream)) = self.lanes.get_mut(lane) else { return Pass::Refused };
         if stream.is_held {
-            return false;
+            return Pass::Refused;
         }
+        let pass = if self.timeline.is_over() { Pass::First } else { Pass::Further };
         stream.last = self.timeline.arrive(lane, now_ns + self.call.ns(), unit, cost_ns);
         stream.tail_ns = self.timeline.end_ns();
         self.unposted_ns += cost_ns;
         self.unposted_count += 1;
-        true
+        pass
+    }
+
+    /// The stream's last launch returned at `returned_ns`.
+    pub fn arrived(&mut self, lane: usize, returned_ns: u64) {
+        if let Some(Some(stream)) = self.lanes.get_mut(lane) {
+            self.timeline.arrived(stream.last, returned_ns);
+            stream.tail_ns = self.timeline.end_ns();
+        }
     }
 
     /// Takes in a launch that went the long way.

@@ -29,6 +29,8 @@ const KINDS: usize = 8;
 const PROMPT_NS: u64 = 400;
 /// A wait that lasts this much longer than expected, or several times as long as the run, is the thread's own delay.
 const LARGEST_DELAY_NS: u64 = 50_000;
+/// A guess may be some microseconds off, so that only work this long is learned from if it began with one.
+const GUESSED_NS: u64 = 200_000;
 /// Work that ends this soon after a launch was let through may have waited for it.
 const RELEASE_NS: u64 = 1_000_000;
 
@@ -122,7 +124,18 @@ impl Position {
 struct Known {
     at_ns: u64,
     given_ns: u64,
-    is_event: bool,
+    source: Source,
+}
+
+/// How a moment is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    /// An event says when it was.
+    Event,
+    /// A launch began the run, and its return was seen.
+    Launch,
+    /// It was not, or a wait says when it was.
+    Guess,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -234,7 +247,7 @@ impl Timeline {
         self.given_ns - self.event_given_ns
     }
 
-    /// Takes in work that reaches its stream at `arrival_ns`.
+    /// Takes in work that reaches its stream at about `arrival_ns`.
     #[inline]
     pub fn arrive(&mut self, stream: usize, arrival_ns: u64, unit: &Unit, cost_ns: u64) -> Point {
         let start_ns = arrival_ns + self.event_cost.idle_ns;
@@ -255,6 +268,30 @@ impl Timeline {
         self.given_ns += cost_ns;
         self.parts.add(unit, cost_ns);
         self.point()
+    }
+
+    /// Whether the device is known to be idle, so that it matters when exactly the next launch arrives.
+    #[inline]
+    pub fn is_over(&self) -> bool {
+        self.runs.back().is_none_or(|run| run.is_over)
+    }
+
+    /// The launch at `point` arrived at exactly `arrival_ns`.
+    pub fn arrived(&mut self, point: Point, arrival_ns: u64) {
+        let start_ns = arrival_ns + self.event_cost.idle_ns;
+        let is_last = point == self.point_if_any();
+        let (reported_to_ns, given_ns) = (self.reported_to_ns, point.given_ns);
+        let Some(run) = self.run_mut(point.run).filter(|run| is_last && run.is_settled()) else { return };
+        // Only the launch that began it tells when it began.
+        let cost_ns = given_ns - run.known.given_ns;
+        let is_first = run.given_ns == given_ns && run.end_ns - run.start_ns == cost_ns;
+        if is_first && run.known.source == Source::Guess && run.busy_to_ns == run.start_ns {
+            let start_ns = start_ns.max(reported_to_ns);
+            run.end_ns = start_ns + cost_ns;
+            run.start_ns = start_ns;
+            run.busy_to_ns = start_ns;
+            run.known = Known { at_ns: start_ns, source: Source::Launch, ..run.known };
+        }
     }
 
     /// Takes in work that may start later than it arrives: its stream waits for something else first. An event
@@ -281,7 +318,7 @@ impl Timeline {
             start_ns,
             end_ns: start_ns + cost_ns,
             given_ns: self.given_ns + cost_ns,
-            known: Known { at_ns: start_ns, given_ns: self.given_ns, is_event: false },
+            known: Known { at_ns: start_ns, given_ns: self.given_ns, source: Source::Guess },
             busy_to_ns: start_ns,
             dry_ns: 0,
             floor_ns: i64::MIN,
@@ -389,12 +426,15 @@ impl Timeline {
         // Work that came after the moment known before was done, however early that was.
         let gap_ns =
             (position.floor_ns.saturating_add(before.given_ns as i64)).saturating_sub(before.at_ns as i64);
-        let gap_ns = if before.is_event { gap_ns.max(0) as u64 } else { 0 };
+        let gap_ns = if before.source == Source::Event { gap_ns.max(0) as u64 } else { 0 };
         run.dry_ns += gap_ns;
         let measured_ns = at_ns.saturating_sub(before.at_ns + gap_ns);
-        let measured_ns =
-            measured_ns.saturating_sub(if before.is_event && gap_ns == 0 { event_ns } else { 0 });
-        run.known = Known { at_ns, given_ns, is_event: true };
+        let measured_ns = measured_ns.saturating_sub(if before.source == Source::Event && gap_ns == 0 {
+            event_ns
+        } else {
+            0
+        });
+        run.known = Known { at_ns, given_ns, source: Source::Event };
         run.busy_to_ns = run.busy_to_ns.max(at_ns);
         let later_ns = at_ns.max(run.floor_ns.saturating_add(given_ns as i64).max(0) as u64);
         run.end_ns = run.busy_to_ns.max(later_ns + left_ns);
@@ -403,7 +443,8 @@ impl Timeline {
             && at_ns > released_ns
             && at_ns - released_ns < RELEASE_NS.max(measured_ns / 16);
         let predicted_ns = given_ns - before.given_ns;
-        (!was_let_go).then_some(Sample {
+        let is_exact = before.source != Source::Guess || measured_ns >= GUESSED_NS;
+        (is_exact && !was_let_go).then_some(Sample {
             parts: position.parts,
             ratio: measured_ns as f32 / predicted_ns as f32,
             measured_ns,
@@ -426,13 +467,13 @@ impl Timeline {
         self.no_evidence(point);
         let Some(at_ns) = at_ns else { return };
         let Some(run) = self.run_mut(point.run) else { return };
-        if run.known.is_event || run.busy_to_ns > run.start_ns || at_ns <= run.start_ns {
+        if run.known.source == Source::Event || run.busy_to_ns > run.start_ns || at_ns <= run.start_ns {
             return;
         }
         run.end_ns += at_ns - run.start_ns;
         run.start_ns = at_ns;
         run.busy_to_ns = at_ns;
-        run.known.at_ns = at_ns;
+        run.known = Known { at_ns, source: Source::Launch, ..run.known };
         self.push_later(point.run);
     }
 
@@ -449,7 +490,7 @@ impl Timeline {
             let late_ns = end_ns - run.start_ns;
             run.start_ns = end_ns;
             run.busy_to_ns = run.busy_to_ns.max(end_ns);
-            if !run.known.is_event {
+            if run.known.source != Source::Event {
                 run.known.at_ns = end_ns;
                 run.end_ns += late_ns;
             }
@@ -496,7 +537,7 @@ impl Timeline {
         };
         let run = self.run_mut(point.run)?;
         let before = run.known;
-        run.known = Known { at_ns, given_ns: point.given_ns, is_event: false };
+        run.known = Known { at_ns, given_ns: point.given_ns, source: Source::Guess };
         run.end_ns = run.busy_to_ns.max(at_ns + left_ns);
         self.push_later(point.run);
         let measured_ns = at_ns.saturating_sub(before.at_ns);

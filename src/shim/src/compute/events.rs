@@ -104,7 +104,7 @@ impl Machine for Gpu {
     fn elapsed_ns(&self, from: Event, to: Event) -> Option<u64> {
         let milliseconds = driver::elapsed_milliseconds(from.event, to.event).ok()?;
         // Timers of two events can't run backwards on one stream, but rounding may.
-        (milliseconds.is_finite()).then(|| (f64::from(milliseconds.max(0.0)) * 1e6) as u64)
+        (milliseconds.is_finite()).then(|| (f64::from(milliseconds.max(0.0)) * 1e6).round() as u64)
     }
 
     fn recycle(&self, event: Event) {
