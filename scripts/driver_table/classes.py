@@ -4,7 +4,7 @@ import fnmatch
 import tomllib
 from dataclasses import dataclass
 
-from .library import CLASSIFY, Failure, Library, relative, split_name
+from .library import CLASSIFY, Danger, Failure, Library, relative, split_name
 
 
 @dataclass
@@ -35,8 +35,23 @@ def read_classes(library: Library) -> Classes:
     )
 
 
-def danger(library: Library, name: str) -> str | None:
-    return next((danger.fear for danger in library.dangers if danger.is_in(name)), None)
+def danger(library: Library, name: str) -> Danger | None:
+    """What there is to fear of a function most."""
+    found = [danger for danger in library.dangers if danger.is_in(name)]
+    return min(found, key=lambda danger: danger.may_be_watched, default=None)
+
+
+def forbidden(feared: Danger | None) -> tuple[str, ...]:
+    """The classes that a function may not have without a reason of its own."""
+    if feared is None:
+        return ()
+    return ("pass",) if feared.may_be_watched else ("pass", "watch")
+
+
+def warning(library: Library, name: str) -> str:
+    """What to say behind the name of a function that nobody has classified yet."""
+    feared = danger(library, name)
+    return f" ({feared.fear}: may not be {' or '.join(forbidden(feared))})" if feared else ""
 
 
 def classify(library: Library, classes: Classes, names: list[str]) -> dict[str, str]:
@@ -56,25 +71,27 @@ def classify(library: Library, classes: Classes, names: list[str]) -> dict[str, 
                 continue
             used.add(pattern)
             matches.setdefault(rank, set()).add(kind)
-        fear = danger(library, name)
+        feared = danger(library, name)
         if not matches:
-            hint = f" ({fear}: may not be pass)" if fear else ""
-            complaints.append(f"  {name}: not classified{hint}")
+            complaints.append(f"  {name}: not classified{warning(library, name)}")
             continue
         kinds = matches[min(matches)]
         if len(kinds) > 1:
             complaints.append(f"  {name}: classified as {' and as '.join(sorted(kinds))}")
             continue
         chosen[name] = kinds.pop()
-        if chosen[name] == "pass" and fear:
+        if chosen[name] in forbidden(feared):
             if not any(allowed in (name, base) for allowed in classes.allowed_pass):
-                complaints.append(f"  {name}: {fear}, so it may not be pass unless allowed_pass gives a reason")
+                complaints.append(
+                    f"  {name}: {feared.fear}, so it may not be {chosen[name]} unless allowed_pass gives a reason"
+                )
     for pattern in dict.fromkeys(pattern for pattern, _ in classes.rules):
         if pattern not in used:
             complaints.append(f"  {pattern}: matches no function")
     for allowed in classes.allowed_pass:
-        if not any(allowed in (name, split_name(name)[0]) and chosen.get(name) == "pass" for name in names):
-            complaints.append(f"  {allowed}: in allowed_pass, but nothing of that name is pass")
+        left = [name for name in names if allowed in (name, split_name(name)[0])]
+        if not any(chosen.get(name) in forbidden(danger(library, name)) for name in left):
+            complaints.append(f"  {allowed}: in allowed_pass, but nothing of that name is left to the driver")
     if complaints:
         raise Failure(f"{relative(CLASSIFY)}, {library.name}:\n" + "\n".join(complaints))
     return chosen

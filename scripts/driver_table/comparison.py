@@ -5,7 +5,7 @@ import re
 import tempfile
 from pathlib import Path
 
-from .classes import danger, read_classes
+from .classes import read_classes, warning
 from .declarations import read_header
 from .headers import WHEELS, fetch_headers, newest_wheels
 from .library import CLASSIFY, CUDA, LIBRARIES, NVML, Failure, relative
@@ -23,8 +23,7 @@ def report_newest() -> None:
             declared = set(read_header(library, include).functions)
             known = names_in(library.folder / "symbols.rs")
             for name in sorted(declared - known):
-                fear = danger(library, name)
-                new.append(f"  {name}" + (f" ({fear}: may not be pass)" if fear else ""))
+                new.append(f"  {name}{warning(library, name)}")
             for name in sorted(known - declared - set(read_classes(library).exported_only)):
                 print(f"no longer declared: {name}")
     if new:
@@ -39,8 +38,7 @@ def compare_exports(file: Path) -> None:
     known = names_in(library.folder / "symbols.rs")
     unknown = sorted(exported - known - set(classes.exported_data))
     for name in unknown:
-        fear = danger(library, name)
-        print(f"exported, but unknown: {name}" + (f" ({fear})" if fear else ""))
+        print(f"exported, but unknown: {name}{warning(library, name)}")
     for name in sorted(known - exported):
         print(f"known, but not exported: {name}")
     if unknown:

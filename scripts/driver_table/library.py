@@ -20,6 +20,8 @@ class Danger:
     fear: str
     words: str
     harmless: str = ""
+    # Whether such a function may be left to the driver as long as its use is reported.
+    may_be_watched: bool = True
 
     def is_in(self, name: str) -> bool:
         for word in self.harmless.split():
@@ -71,6 +73,7 @@ CUDA = Library(
             "looks as if it launches work",
             "Launch GraphInstantiate GraphUpload GraphAddNode Memcpy Memset BatchMemOp StreamWriteValue "
             "Prefetch Decompress CpyBatch",
+            may_be_watched=False,
         ),
         Danger("looks as if it tells how much memory there is", "MemGetInfo TotalMem LocationInfo"),
     ],

@@ -240,6 +240,20 @@ fn every_abi_of_what_must_be_limited_is_hooked() {
 }
 
 #[test]
+fn everything_that_gives_a_gpu_work_is_hooked() {
+    let gives_work = |name: &str| {
+        ["cuLaunch", "cuMemcpy", "cuMemset", "cuMemPrefetch", "cuGraphLaunch", "cuStreamBatchMemOp"]
+            .iter()
+            .any(|word| name.starts_with(word))
+    };
+    let symbols = cuda::symbols::SYMBOLS.iter().filter(|symbol| gives_work(symbol.name));
+    assert!(symbols.clone().count() > 120);
+    for symbol in symbols {
+        assert_eq!(symbol.class, Class::Hook, "{}", symbol.name);
+    }
+}
+
+#[test]
 fn names_of_the_future_are_judged_by_their_words() {
     assert!(looks_like_work("cuMemAlloc_v3"));
     assert!(looks_like_work("cuLaunchKernelNew"));

@@ -83,6 +83,14 @@ pub fn submit(
     }
 }
 
+/// As [`submit`], for calls that are rare enough, or take long enough, not to need a body of their own.
+pub fn work(stream: StreamName, unit: Unit, driver: &dyn Fn() -> CUresult) -> CUresult {
+    match slice::current()? {
+        Some(slice) => submit(slice, stream, unit, driver),
+        None => driver(),
+    }
+}
+
 /// The program puts something into a stream that may have to wait: what is measured ends before it.
 pub fn interrupt(stream: StreamName, driver: impl FnOnce() -> CUresult) -> CUresult {
     let Some(slice) = slice::current()? else { return driver() };
@@ -92,6 +100,17 @@ pub fn interrupt(stream: StreamName, driver: impl FnOnce() -> CUresult) -> CUres
     if let Some(known) = slice.streams.take(slice, stream) {
         known.pace.meter.interrupt(&Gpu, &known.stream);
         slice.streams.put_back(known);
+    }
+    driver()
+}
+
+/// As [`interrupt`], for all streams of which `is_concerned` says so.
+pub fn interrupt_all(is_concerned: impl Fn(&Place) -> bool, driver: impl FnOnce() -> CUresult) -> CUresult {
+    let Some(slice) = slice::current()? else { return driver() };
+    for (pace, stream) in slice.streams.select(slice, is_concerned) {
+        if !(capture::active() && stream.stream.is_capturing()) {
+            pace.meter.interrupt(&Gpu, &stream);
+        }
     }
     driver()
 }

@@ -6,7 +6,7 @@
 //! their use within the call only, is what makes their accessors sound.
 #![allow(unsafe_code)]
 
-use std::ffi::{CStr, c_char};
+use std::ffi::{CStr, c_char, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use vcuda_driver::cuda::types::*;
 use vcuda_driver::nvml::types::*;
@@ -83,11 +83,28 @@ impl<T: Copy> In<T> {
 impl<T: Copy> Out<T> {
     /// The first `count` values there, as far as the caller vouches for them.
     pub fn values(self, count: usize) -> Vec<T> {
-        if self.0.is_null() {
-            return Vec::new();
-        }
+        self.iter(count).collect()
+    }
+
+    /// As [`Out::values`], one after the other.
+    pub fn iter(self, count: usize) -> impl Iterator<Item = T> {
+        let count = if self.0.is_null() { 0 } else { count };
         // SAFETY: see the module; the caller vouches for this many.
-        (0..count).map(|index| unsafe { self.0.add(index).read_unaligned() }).collect()
+        (0..count).map(move |index| unsafe { self.0.add(index).read_unaligned() })
+    }
+}
+
+impl In<c_void> {
+    /// What the function's own description says is there, where its C signature or the driver table doesn't.
+    pub fn seen_as<T>(self) -> In<T> {
+        In(self.0.cast())
+    }
+}
+
+impl Out<c_void> {
+    /// As [`In::seen_as`].
+    pub fn seen_as<T>(self) -> Out<T> {
+        Out(self.0.cast())
     }
 }
 
@@ -137,7 +154,7 @@ passed_as_is! {
     u8, u16, u32, u64, usize, i32, f32,
     CUcontext, CUmodule, CUfunction, CUlibrary, CUkernel, CUstream, CUarray, CUmipmappedArray, CUmemoryPool,
     CUevent, CUgraph, CUgraphNode, CUgraphExec, CUgreenCtx, CUdevResourceDesc, CUdeviceptr, CUdeviceptr_v1,
-    CUmemGenericAllocationHandle, nvmlDevice_t,
+    CUmemGenericAllocationHandle, CUmemLocation, CUexternalSemaphore, CUgraphicsResource, nvmlDevice_t,
 }
 
 /// Runs a hook body; a panic in it, which would be a bug of ours, becomes `fallback` and one line.

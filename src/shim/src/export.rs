@@ -8,6 +8,7 @@
 
 use crate::edge::{IntoSafe, guard};
 use crate::hook;
+use crate::hook::copy::{Legacy, PerThread};
 use crate::leaked::Leaked;
 use crate::library::{Original, original};
 use crate::mode;
@@ -256,6 +257,101 @@ hooks! {
             hook::stream::synchronize_per_thread: cuStreamSynchronize_ptsz;
             hook::stream::synchronize_a_context: cuCtxSynchronize_v2;
             hook::stream::synchronize_event: cuEventSynchronize;
+            hook::stream::wait_in_context: cuCtxWaitEvent;
+            hook::stream::wait_in_green_context: cuGreenCtxWaitEvent;
+            hook::stream::wait_for_semaphores::<Legacy>: cuWaitExternalSemaphoresAsync;
+            hook::stream::wait_for_semaphores::<PerThread>: cuWaitExternalSemaphoresAsync_ptsz;
+            hook::stream::wait_for_graphics::<Legacy>: cuGraphicsMapResources;
+            hook::stream::wait_for_graphics::<PerThread>: cuGraphicsMapResources_ptsz;
+
+            hook::copy::from_host::<Legacy>: cuMemcpyHtoD cuMemcpyHtoD_v2;
+            hook::copy::from_host::<PerThread>: cuMemcpyHtoD_v2_ptds;
+            hook::copy::from_host_on::<Legacy>: cuMemcpyHtoDAsync cuMemcpyHtoDAsync_v2;
+            hook::copy::from_host_on::<PerThread>: cuMemcpyHtoDAsync_v2_ptsz;
+            hook::copy::host_to_array::<Legacy>: cuMemcpyHtoA cuMemcpyHtoA_v2;
+            hook::copy::host_to_array::<PerThread>: cuMemcpyHtoA_v2_ptds;
+            hook::copy::host_to_array_on::<Legacy>: cuMemcpyHtoAAsync cuMemcpyHtoAAsync_v2;
+            hook::copy::host_to_array_on::<PerThread>: cuMemcpyHtoAAsync_v2_ptsz;
+            hook::copy::to_host::<Legacy>: cuMemcpyDtoH cuMemcpyDtoH_v2;
+            hook::copy::to_host::<PerThread>: cuMemcpyDtoH_v2_ptds;
+            hook::copy::to_host_on::<Legacy>: cuMemcpyDtoHAsync cuMemcpyDtoHAsync_v2;
+            hook::copy::to_host_on::<PerThread>: cuMemcpyDtoHAsync_v2_ptsz;
+            hook::copy::array_to_host::<Legacy>: cuMemcpyAtoH cuMemcpyAtoH_v2;
+            hook::copy::array_to_host::<PerThread>: cuMemcpyAtoH_v2_ptds;
+            hook::copy::array_to_host_on::<Legacy>: cuMemcpyAtoHAsync cuMemcpyAtoHAsync_v2;
+            hook::copy::array_to_host_on::<PerThread>: cuMemcpyAtoHAsync_v2_ptsz;
+            hook::copy::within::<Legacy>: cuMemcpyDtoD cuMemcpyDtoD_v2;
+            hook::copy::within::<PerThread>: cuMemcpyDtoD_v2_ptds;
+            hook::copy::within_on::<Legacy>: cuMemcpyDtoDAsync cuMemcpyDtoDAsync_v2;
+            hook::copy::within_on::<PerThread>: cuMemcpyDtoDAsync_v2_ptsz;
+            hook::copy::with_array::<Legacy>: cuMemcpyAtoD cuMemcpyAtoD_v2 cuMemcpyDtoA cuMemcpyDtoA_v2;
+            hook::copy::with_array::<PerThread>: cuMemcpyAtoD_v2_ptds cuMemcpyDtoA_v2_ptds;
+            hook::copy::between_arrays::<Legacy>: cuMemcpyAtoA cuMemcpyAtoA_v2;
+            hook::copy::between_arrays::<PerThread>: cuMemcpyAtoA_v2_ptds;
+            hook::copy::between::<Legacy>: cuMemcpyPeer;
+            hook::copy::between::<PerThread>: cuMemcpyPeer_ptds;
+            hook::copy::between_on::<Legacy>: cuMemcpyPeerAsync;
+            hook::copy::between_on::<PerThread>: cuMemcpyPeerAsync_ptsz;
+            hook::copy::unified::<Legacy>: cuMemcpy;
+            hook::copy::unified::<PerThread>: cuMemcpy_ptds;
+            hook::copy::unified_on::<Legacy>: cuMemcpyAsync;
+            hook::copy::unified_on::<PerThread>: cuMemcpyAsync_ptsz;
+            hook::copy::unified_with_attributes::<Legacy>: cuMemcpyWithAttributesAsync;
+            hook::copy::unified_with_attributes::<PerThread>: cuMemcpyWithAttributesAsync_ptsz;
+            hook::copy::prefetch::<Legacy>: cuMemPrefetchAsync;
+            hook::copy::prefetch::<PerThread>: cuMemPrefetchAsync_ptsz;
+            hook::copy::prefetch_to::<Legacy>: cuMemPrefetchAsync_v2;
+            hook::copy::prefetch_to::<PerThread>: cuMemPrefetchAsync_v2_ptsz;
+
+            hook::copy::fill::<Legacy>:
+                cuMemsetD8 cuMemsetD8_v2 cuMemsetD16 cuMemsetD16_v2 cuMemsetD32 cuMemsetD32_v2;
+            hook::copy::fill::<PerThread>: cuMemsetD8_v2_ptds cuMemsetD16_v2_ptds cuMemsetD32_v2_ptds;
+            hook::copy::fill_on::<Legacy>: cuMemsetD8Async cuMemsetD16Async cuMemsetD32Async;
+            hook::copy::fill_on::<PerThread>: cuMemsetD8Async_ptsz cuMemsetD16Async_ptsz cuMemsetD32Async_ptsz;
+            hook::copy::fill_rectangle::<Legacy>:
+                cuMemsetD2D8 cuMemsetD2D8_v2 cuMemsetD2D16 cuMemsetD2D16_v2 cuMemsetD2D32 cuMemsetD2D32_v2;
+            hook::copy::fill_rectangle::<PerThread>:
+                cuMemsetD2D8_v2_ptds cuMemsetD2D16_v2_ptds cuMemsetD2D32_v2_ptds;
+            hook::copy::fill_rectangle_on::<Legacy>: cuMemsetD2D8Async cuMemsetD2D16Async cuMemsetD2D32Async;
+            hook::copy::fill_rectangle_on::<PerThread>:
+                cuMemsetD2D8Async_ptsz cuMemsetD2D16Async_ptsz cuMemsetD2D32Async_ptsz;
+
+            hook::copy::part::<Legacy>:
+                cuMemcpy2D cuMemcpy2D_v2 cuMemcpy2DUnaligned cuMemcpy2DUnaligned_v2 cuMemcpy3D cuMemcpy3D_v2;
+            hook::copy::part::<PerThread>:
+                cuMemcpy2D_v2_ptds cuMemcpy2DUnaligned_v2_ptds cuMemcpy3D_v2_ptds;
+            hook::copy::part_on::<Legacy>:
+                cuMemcpy2DAsync cuMemcpy2DAsync_v2 cuMemcpy3DAsync cuMemcpy3DAsync_v2;
+            hook::copy::part_on::<PerThread>: cuMemcpy2DAsync_v2_ptsz cuMemcpy3DAsync_v2_ptsz;
+            hook::copy::part_between::<Legacy>: cuMemcpy3DPeer;
+            hook::copy::part_between::<PerThread>: cuMemcpy3DPeer_ptds;
+            hook::copy::part_between_on::<Legacy>: cuMemcpy3DPeerAsync;
+            hook::copy::part_between_on::<PerThread>: cuMemcpy3DPeerAsync_ptsz;
+
+            hook::batch::copies::<Legacy>: cuMemcpyBatchAsync;
+            hook::batch::copies::<PerThread>: cuMemcpyBatchAsync_ptsz;
+            hook::batch::copies_v2::<Legacy>: cuMemcpyBatchAsync_v2;
+            hook::batch::copies_v2::<PerThread>: cuMemcpyBatchAsync_v2_ptsz;
+            hook::batch::boxes::<Legacy>: cuMemcpy3DBatchAsync;
+            hook::batch::boxes::<PerThread>: cuMemcpy3DBatchAsync_ptsz;
+            hook::batch::boxes_v2::<Legacy>: cuMemcpy3DBatchAsync_v2;
+            hook::batch::boxes_v2::<PerThread>: cuMemcpy3DBatchAsync_v2_ptsz;
+            hook::batch::one_box::<Legacy>: cuMemcpy3DWithAttributesAsync;
+            hook::batch::one_box::<PerThread>: cuMemcpy3DWithAttributesAsync_ptsz;
+            hook::batch::over_fabric::<Legacy>: cuFabricCpyBatchAsync;
+            hook::batch::over_fabric::<PerThread>: cuFabricCpyBatchAsync_ptsz;
+            hook::batch::prefetches::<Legacy>: cuMemPrefetchBatchAsync cuMemDiscardAndPrefetchBatchAsync;
+            hook::batch::prefetches::<PerThread>:
+                cuMemPrefetchBatchAsync_ptsz cuMemDiscardAndPrefetchBatchAsync_ptsz;
+            hook::batch::decompress::<Legacy>: cuMemBatchDecompressAsync;
+            hook::batch::decompress::<PerThread>: cuMemBatchDecompressAsync_ptsz;
+            hook::batch::write_value::<Legacy>:
+                cuStreamWriteValue32 cuStreamWriteValue32_v2 cuStreamWriteValue64 cuStreamWriteValue64_v2;
+            hook::batch::write_value::<PerThread>:
+                cuStreamWriteValue32_ptsz cuStreamWriteValue32_v2_ptsz
+                cuStreamWriteValue64_ptsz cuStreamWriteValue64_v2_ptsz;
+            hook::batch::values::<Legacy>: cuStreamBatchMemOp cuStreamBatchMemOp_v2;
+            hook::batch::values::<PerThread>: cuStreamBatchMemOp_ptsz cuStreamBatchMemOp_v2_ptsz;
         }
         paced_plain {
             hook::stream::synchronize_context: cuCtxSynchronize;

@@ -2,7 +2,9 @@
 //! call, arguments come as values or as [`crate::edge::Out`] and [`crate::edge::In`].
 
 pub mod array;
+pub mod batch;
 pub mod context;
+pub mod copy;
 pub mod graph;
 pub mod information;
 pub mod launch;

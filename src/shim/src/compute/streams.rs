@@ -78,6 +78,11 @@ impl Place {
         (!name.is_default() || name.locate() == Some(self.key)).then_some(self.key.handle)
     }
 
+    /// Whether work for the stream goes into a graph now.
+    pub fn is_capturing(&self) -> bool {
+        StreamName(self.key.handle).is_capturing()
+    }
+
     /// Whether it is a default stream, which other streams' captures may depend on.
     pub fn is_default(&self) -> bool {
         StreamName(self.key.handle).is_default()
@@ -185,6 +190,19 @@ impl Directory {
     /// Whether events may be recorded on a stream.
     pub fn knows(&self, place: &Place) -> bool {
         self.streams.lock().contains_key(&place.key)
+    }
+
+    /// The streams of which `is_wanted` says so, each with its device.
+    pub fn select(
+        &self,
+        slice: &'static Slice,
+        is_wanted: impl Fn(&Place) -> bool,
+    ) -> Vec<(&'static Pace, Arc<Stream>)> {
+        let streams = self.streams.lock();
+        let wanted = streams.values().filter(|(_, stream)| is_wanted(&stream.stream));
+        wanted
+            .filter_map(|(position, stream)| Some((slice.pace_at(*position)?, Arc::clone(stream))))
+            .collect()
     }
 
     /// Forgets streams that are about to go, and returns when nobody records on them any more.

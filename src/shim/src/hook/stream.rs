@@ -2,11 +2,16 @@
 //! then; and what is measured of one ends with it.
 
 use crate::compute::{self, StreamName};
+use crate::edge::{In, Out};
+use crate::hook::copy::DefaultStream;
 use crate::hook::linear::limited_here;
 use crate::hook::module::unsettling;
 use crate::quota::MAPPING_PAGES;
 use crate::slice;
-use vcuda_driver::cuda::types::{CUcontext, CUevent, CUstream};
+use std::ffi::c_void;
+use vcuda_driver::cuda::types::{
+    CUcontext, CUevent, CUexternalSemaphore, CUgraphicsResource, CUgreenCtx, CUstream,
+};
 use vcuda_driver::result::CUresult;
 
 /// Every way to create a stream: a chunk is set aside, and what was really taken is measured.
@@ -65,4 +70,39 @@ pub fn wait(driver: impl Fn() -> CUresult, stream: CUstream) -> CUresult {
 /// As [`wait`], where 0 is the thread's own stream.
 pub fn wait_per_thread(driver: impl Fn() -> CUresult, stream: CUstream) -> CUresult {
     compute::interrupt(StreamName::per_thread(stream), driver)
+}
+
+/// `cuCtxWaitEvent`: all streams of the context wait.
+pub fn wait_in_context(driver: impl Fn() -> CUresult, context: CUcontext, _event: CUevent) -> CUresult {
+    compute::interrupt_all(|place| place.context == context, driver)
+}
+
+/// `cuGreenCtxWaitEvent`: all streams of the green context wait, and which those are is not known here.
+pub fn wait_in_green_context(
+    driver: impl Fn() -> CUresult,
+    _context: CUgreenCtx,
+    _event: CUevent,
+) -> CUresult {
+    compute::interrupt_all(|_| true, driver)
+}
+
+/// `cuWaitExternalSemaphoresAsync`.
+pub fn wait_for_semaphores<D: DefaultStream>(
+    driver: impl Fn() -> CUresult,
+    _semaphores: In<CUexternalSemaphore>,
+    _parameters: In<c_void>,
+    _count: u32,
+    stream: CUstream,
+) -> CUresult {
+    compute::interrupt(D::name(stream), driver)
+}
+
+/// `cuGraphicsMapResources`: the stream waits for the other API's work.
+pub fn wait_for_graphics<D: DefaultStream>(
+    driver: impl Fn() -> CUresult,
+    _count: u32,
+    _resources: Out<CUgraphicsResource>,
+    stream: CUstream,
+) -> CUresult {
+    compute::interrupt(D::name(stream), driver)
 }

@@ -209,6 +209,17 @@ c_constants! {
         CU_MEMORYTYPE_UNIFIED = 4,
     }
 
+    /// An operation of `cuStreamBatchMemOp`.
+    CUstreamBatchMemOpType: u32 {
+        CU_STREAM_MEM_OP_WAIT_VALUE_32 = 1,
+        CU_STREAM_MEM_OP_WRITE_VALUE_32 = 2,
+        CU_STREAM_MEM_OP_FLUSH_REMOTE_WRITES = 3,
+        CU_STREAM_MEM_OP_WAIT_VALUE_64 = 4,
+        CU_STREAM_MEM_OP_WRITE_VALUE_64 = 5,
+        CU_STREAM_MEM_OP_BARRIER = 6,
+        CU_STREAM_MEM_OP_ATOMIC_REDUCTION = 8,
+    }
+
     /// What `cuPointerGetAttribute` can be asked.
     CUpointer_attribute: u32 {
         CU_POINTER_ATTRIBUTE_CONTEXT = 1,

@@ -1,6 +1,6 @@
 //! Copies, and frames handed to other APIs.
 
-use super::{CUarray, CUarray_format, CUdeviceptr, CUmemorytype};
+use super::{CUarray, CUarray_format, CUdeviceptr, CUdeviceptr_v1, CUmemorytype};
 use crate::layout::c_structs;
 use core::ffi::c_void;
 
@@ -54,6 +54,91 @@ c_structs! {
         [176] WidthInBytes: usize,
         [184] Height: usize,
         [192] Depth: usize,
+    }
+
+    /// A copy of a rectangle, as before 64-bit sizes.
+    #[derive(Eq)]
+    struct CUDA_MEMCPY2D_v1 [96] {
+        [0] srcXInBytes: u32,
+        [4] srcY: u32,
+        [8] srcMemoryType: CUmemorytype,
+        [16] srcHost: *const c_void,
+        [24] srcDevice: CUdeviceptr_v1,
+        [32] srcArray: CUarray,
+        [40] srcPitch: u32,
+        [44] dstXInBytes: u32,
+        [48] dstY: u32,
+        [52] dstMemoryType: CUmemorytype,
+        [56] dstHost: *mut c_void,
+        [64] dstDevice: CUdeviceptr_v1,
+        [72] dstArray: CUarray,
+        [80] dstPitch: u32,
+        [84] WidthInBytes: u32,
+        [88] Height: u32,
+    }
+
+    /// A copy of a box, as before 64-bit sizes.
+    #[derive(Eq)]
+    struct CUDA_MEMCPY3D_v1 [144] {
+        [0] srcXInBytes: u32,
+        [4] srcY: u32,
+        [8] srcZ: u32,
+        [12] srcLOD: u32,
+        [16] srcMemoryType: CUmemorytype,
+        [24] srcHost: *const c_void,
+        [32] srcDevice: CUdeviceptr_v1,
+        [40] srcArray: CUarray,
+        [48] reserved0: *mut c_void,
+        [56] srcPitch: u32,
+        [60] srcHeight: u32,
+        [64] dstXInBytes: u32,
+        [68] dstY: u32,
+        [72] dstZ: u32,
+        [76] dstLOD: u32,
+        [80] dstMemoryType: CUmemorytype,
+        [88] dstHost: *mut c_void,
+        [96] dstDevice: CUdeviceptr_v1,
+        [104] dstArray: CUarray,
+        [112] reserved1: *mut c_void,
+        [120] dstPitch: u32,
+        [124] dstHeight: u32,
+        [128] WidthInBytes: u32,
+        [132] Height: u32,
+        [136] Depth: u32,
+    }
+
+    /// One of several copies of boxes.
+    #[derive(Eq)]
+    struct CUDA_MEMCPY3D_BATCH_OP [112] {
+        /// An address or an array, with where in it.
+        [0] src: [u64; 5],
+        [40] dst: [u64; 5],
+        /// Width in bytes (between arrays in elements), height, depth.
+        [80] extent: [usize; 3],
+        [104] srcAccessOrder: u32,
+        [108] flags: u32,
+    }
+
+    /// One of several copies over a fabric.
+    #[derive(Eq)]
+    struct CUDA_FABRIC_COPY_BATCH_OP [64] {
+        /// An address or an endpoint, with where in it.
+        [0] src: [u64; 3],
+        [24] dst: [u64; 3],
+        [48] size: usize,
+        [56] flags: u32,
+    }
+
+    /// One of several pieces to decompress.
+    #[derive(Eq)]
+    struct CUmemDecompressParams [64] {
+        [0] srcNumBytes: usize,
+        [8] dstNumBytes: usize,
+        [16] dstActBytes: *mut u32,
+        [24] src: *const c_void,
+        [32] dst: *mut c_void,
+        [40] algo: u32,
+        [44] padding: [u8; 20],
     }
 
     /// A frame of an EGL stream.
