@@ -3,7 +3,7 @@
 use serde_json::Value;
 use std::path::Path;
 use std::process::Command;
-use vcuda_core::compute::{Busy, Charge, monotonic_ns};
+use vcuda_core::compute::{Charge, Measured, monotonic_ns};
 use vcuda_core::control::Control;
 use vcuda_core::device::Uuid;
 
@@ -63,8 +63,9 @@ fn what_this_process_uses_of_a_share_is_shown() {
     words.charge(now_ns, charge, 125_000, 30_000_000_000);
     // A second ago, so that it is busy no more.
     let start_ns = now_ns - 1_000_000_000;
-    let busy = Busy { start_ns, end_ns: start_ns + 500_000_000, busy_ns: 500_000_000 };
-    words.settle(now_ns, 4_000_000, &[busy], 125_000, 30_000_000_000);
+    let measured =
+        Measured { charged_ns: 4_000_000, start_ns, end_ns: start_ns + 500_000_000, busy_ns: 500_000_000 };
+    words.settle(now_ns, measured, 125_000, 30_000_000_000);
     words.note_throttled(2_500_000_000);
 
     let text = ps(&[], &path);

@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 
 use crate::abi::{Compute, ControlFile, SlotDevice};
 use crate::atomic::{AtomicU64, Ordering};
-use crate::bucket::{Bucket, Charged, LONGEST_DEBT_NS, wall_ns};
+use crate::bucket::{Bucket, Charged, wall_ns};
 use crate::control::entry;
 use crate::coverage::Coverage;
 use crate::device::DeviceIndex;
@@ -111,14 +111,16 @@ pub struct Charge {
     pub done_by_ns: u64,
 }
 
-/// GPU time within an interval, spread evenly over it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Busy {
-    /// Begin of the interval, monotonic clock.
+/// What was measured, see [`ComputeWords::settle`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Measured {
+    /// What had been charged for it.
+    pub charged_ns: u64,
+    /// When it began, monotonic clock.
     pub start_ns: u64,
-    /// Its end.
+    /// When it ended.
     pub end_ns: u64,
-    /// GPU time in it.
+    /// GPU time in between.
     pub busy_ns: u64,
 }
 
@@ -160,23 +162,14 @@ impl ComputeWords<'_> {
         charged
     }
 
-    /// Replaces the GPU time that was charged in advance by what was measured.
-    pub fn settle(
-        &self,
-        now_ns: u64,
-        charged_ns: u64,
-        measured: &[Busy],
-        share_ppm: u32,
-        bound_ns: u64,
-    ) -> Settled {
-        let new_ns = measured.iter().fold(0u64, |sum, busy| {
-            sum.saturating_add(self.coverage.add(busy.start_ns, busy.end_ns, busy.busy_ns))
-        });
+    /// Replaces what was charged in advance by what was measured.
+    pub fn settle(&self, now_ns: u64, measured: Measured, share_ppm: u32, bound_ns: u64) -> Settled {
+        let new_ns = self.coverage.add(measured.start_ns, measured.end_ns, measured.busy_ns);
         add(&self.slot.busy_ns, new_ns);
         add(&self.compute.busy_ns, new_ns);
-        self.take_unsettled(charged_ns);
+        self.take_unsettled(measured.charged_ns);
         let owed = i64::try_from(wall_ns(new_ns, share_ppm)).unwrap_or(i64::MAX);
-        let paid = i64::try_from(wall_ns(charged_ns, share_ppm)).unwrap_or(i64::MAX);
+        let paid = i64::try_from(wall_ns(measured.charged_ns, share_ppm)).unwrap_or(i64::MAX);
         let moved_ns = owed.saturating_sub(paid);
         let forgiven_ns = self.bucket().correct(now_ns, moved_ns, bound_ns);
         add(&self.compute.forgiven_ns, forgiven_ns);
@@ -204,40 +197,10 @@ impl ComputeWords<'_> {
         }
     }
 
-    /// Notes the share as [`ComputeWords::set_share_ppm`] does, and restates in it what is owed: a debt is GPU time, and
-    /// at another share it is paid for sooner or later. Of several that change the share alike, one restates.
-    pub fn adopt_share_ppm(&self, now_ns: u64, share_ppm: u32) {
-        let noted = self.compute.share_ppm.load(Ordering::Relaxed);
-        if noted == u64::from(share_ppm) {
-            return;
-        }
-        let next = u64::from(share_ppm);
-        let word = &self.compute.share_ppm;
-        if word.compare_exchange(noted, next, Ordering::Relaxed, Ordering::Relaxed).is_err() || noted == 0 {
-            return;
-        }
-        let before_ppm = u32::try_from(noted).unwrap_or(u32::MAX);
-        let deadline_ns = self.bucket().deadline_ns(now_ns);
-        let change = |to_ns: u64| {
-            i64::try_from(i128::from(to_ns).saturating_sub(i128::from(deadline_ns))).unwrap_or(0)
-        };
-        if deadline_ns > now_ns {
-            let moved_ns = change(rescaled_ns(deadline_ns, now_ns, before_ppm, share_ppm));
-            self.bucket().correct(now_ns, moved_ns, LONGEST_DEBT_NS);
-        }
-    }
-
     fn take_unsettled(&self, busy_ns: u64) {
         let less = |unsettled: u64| Some(unsettled.saturating_sub(busy_ns));
         let _ = self.slot.unsettled_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
     }
-}
-
-/// When a debt that would have been paid at `due_ns` is paid after the share has changed.
-pub fn rescaled_ns(due_ns: u64, now_ns: u64, before_ppm: u32, after_ppm: u32) -> u64 {
-    let owed = u128::from(due_ns.saturating_sub(now_ns)).saturating_mul(u128::from(before_ppm));
-    let left = owed.checked_div(u128::from(after_ppm.max(1))).unwrap_or(owed);
-    due_ns.min(now_ns).saturating_add(u64::try_from(left).unwrap_or(u64::MAX))
 }
 
 /// Gives back what a dead process had charged for work that can't have run: the driver ends a process's work with it.

@@ -31,11 +31,8 @@
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 pub mod cost;
-mod delay;
-mod lane;
+pub mod line;
 pub mod machine;
 pub mod meter;
 mod settle;
-mod state;
-mod timeline;
 mod wait;

@@ -1,31 +1,27 @@
 //! One device as one process uses it: every piece of work goes through here.
 //!
-//! Owns the time line, the streams, the cost model, and what was charged but not yet shared. Work that is small, known
-//! and not due for an event takes the short way: one lock of this process's, no system call, nothing written that other
-//! processes share. About each millisecond of predicted work a launch takes the long way: it charges the bucket, waits
-//! if it must, gets its events, and reads those that are done.
+//! Owns the lines of all streams, the cost model and what was charged but not yet shared. Work that is small, known and
+//! not due for an event takes the short way: one lock of its own stream, no system call, no shared write. About each
+//! millisecond of predicted work a launch takes the long way: it charges the bucket, waits if it must, gets its events,
+//! and reads those of others that are done.
 //!
 //! No lock is held across a call of the machine's or of the program's.
 
 use crate::cost::{CostModel, Estimate, Unit};
-use crate::lane::{Plan, Purpose};
-use crate::machine::Machine;
-use crate::state::{Pass, State};
-use crate::timeline::{Position, Sample};
+use crate::line::{EventCost, Line, SEGMENT_NS};
+use crate::machine::{Machine, Progress};
 use parking_lot::Mutex;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use vcuda_core::bucket::{debt_bound_ns, wall_ns};
 use vcuda_core::compute::{Charge, ComputeWords};
 
 /// Predicted GPU time that may be in flight beyond what has been waited for.
 pub const BURST_NS: u64 = 1_000_000;
-/// Predicted work before a wait of the stream's own that is worth an event.
-const INTERRUPTED_NS: u64 = 250_000;
+/// Bits of `unposted` that count pieces of work; the GPU time stands above, in nanoseconds.
+const COUNT_BITS: u32 = 24;
 /// Two events in a row are read this often to learn what an event takes.
-const PAIRS: u32 = 16;
-/// Runs that are reported together when a program waits often.
-const REPORT_RUNS: usize = 24;
+const PAIRS: u32 = 8;
 
 /// The words that processes share, for a few accesses.
 pub trait Shared: Send + Sync {
@@ -34,15 +30,24 @@ pub trait Shared: Send + Sync {
 }
 
 /// A stream as the meter knows it.
-pub struct Stream<S> {
+pub struct Stream<E, S> {
+    /// Its time line.
+    pub line: Mutex<Line<E>>,
     /// What the machine knows it by.
     pub stream: S,
-    /// Its place among the meter's lanes.
-    pub(crate) lane: usize,
+    /// Its events may be recorded when another stream's launch waits; false once it may be gone.
+    pub lives: AtomicBool,
 }
 
-/// A stream of a machine's kind.
-pub type StreamOf<M> = Stream<<M as Machine>::Stream>;
+impl<E: Copy, S> Stream<E, S> {
+    /// A stream that was given nothing yet.
+    pub fn new(stream: S) -> Self {
+        Self { line: Mutex::new(Line::default()), stream, lives: AtomicBool::new(true) }
+    }
+}
+
+/// All streams of a machine's kind.
+pub type StreamOf<M> = Stream<<M as Machine>::Event, <M as Machine>::Stream>;
 
 /// One device of one process.
 pub struct Meter<M: Machine, W> {
@@ -51,13 +56,16 @@ pub struct Meter<M: Machine, W> {
     /// Learned costs.
     pub model: CostModel,
     share_ppm: AtomicU32,
-    pub(crate) state: Mutex<State<M::Event, M::Stream>>,
+    /// GPU time predicted and not charged to the bucket yet, and the pieces of work that is.
+    unposted: AtomicU64,
     /// By how much this process's measurements have moved the deadline, in all.
     pub(crate) moved_ns: AtomicI64,
     /// The longest piece of work seen, in GPU time.
     pub(crate) longest_ns: AtomicU64,
-    /// How long work that is late is waited for, see [`wait`](crate::wait).
-    pub(crate) patience_ns: AtomicU64,
+    streams: Mutex<Vec<Arc<StreamOf<M>>>>,
+    /// The kinds that are being measured for the first time.
+    pub(crate) probed: Mutex<Vec<u64>>,
+    pair_ns: AtomicU64,
     pairs: AtomicU32,
 }
 
@@ -71,10 +79,12 @@ where
             shared,
             model: CostModel::default(),
             share_ppm: AtomicU32::new(share_ppm),
-            state: Mutex::new(State::default()),
+            unposted: AtomicU64::new(0),
             moved_ns: AtomicI64::new(0),
             longest_ns: AtomicU64::new(0),
-            patience_ns: AtomicU64::new(crate::wait::PATIENCE_NS),
+            streams: Mutex::default(),
+            probed: Mutex::default(),
+            pair_ns: AtomicU64::new(u64::MAX),
             pairs: AtomicU32::new(0),
         }
     }
@@ -91,15 +101,24 @@ where
 
     /// Makes a stream known.
     pub fn add(&self, stream: M::Stream) -> Arc<StreamOf<M>> {
-        let lane = self.state.lock().add(stream);
-        Arc::new(Stream { stream, lane })
+        let stream = Arc::new(Stream::new(stream));
+        self.streams.lock().push(Arc::clone(&stream));
+        stream
     }
 
-    /// Forgets streams; what is not measured on them yet stays charged as predicted. `machine` gets their events back.
+    /// Forgets streams; what is pending on them is charged as predicted. `machine` gets their events back.
     pub fn remove(&self, machine: &M, is_gone: impl Fn(&M::Stream) -> bool) {
-        let events = self.state.lock().remove(is_gone);
-        for event in events {
-            machine.recycle(event);
+        let mut gone = Vec::new();
+        self.streams.lock().retain(|stream| {
+            let keep = !is_gone(&stream.stream);
+            if !keep {
+                gone.push(Arc::clone(stream));
+            }
+            keep
+        });
+        for stream in gone {
+            stream.lives.store(false, Ordering::Release);
+            self.abandon(machine, &stream);
         }
     }
 
@@ -114,24 +133,22 @@ where
         driver: impl FnOnce() -> Result<R, X>,
     ) -> Result<R, X> {
         let estimate = self.model.estimate(&unit);
+        let cost_ns = estimate.cost_ns;
         let now_ns = machine.now_ns();
-        let pass = match estimate.known {
-            true => self.state.lock().pass(stream.lane, now_ns, &unit, estimate.cost_ns),
-            false => Pass::Refused,
-        };
-        if pass == Pass::Refused {
-            return self.submit_measured(machine, stream, unit, estimate, driver);
+        if estimate.known && self.unposted_ns() + cost_ns < SEGMENT_NS {
+            let passed = stream.line.lock().pass(now_ns, &unit, cost_ns);
+            if passed {
+                self.unposted.fetch_add(cost_ns << COUNT_BITS | 1, Ordering::Relaxed);
+                let done = driver();
+                if done.is_err() {
+                    self.retract(stream, cost_ns);
+                } else if unit.waits {
+                    stream.line.lock().idle(machine.now_ns());
+                }
+                return done;
+            }
         }
-        let done = driver();
-        if done.is_err() {
-            self.retract(machine, stream, estimate.cost_ns);
-        } else if unit.waits {
-            self.returned(machine, stream, now_ns);
-        } else if pass == Pass::First {
-            let returned_ns = machine.now_ns();
-            self.state.lock().arrived(stream.lane, returned_ns);
-        }
-        done
+        self.submit_measured(machine, stream, unit, estimate, driver)
     }
 
     /// The long way.
@@ -151,78 +168,73 @@ where
             self.wait_for_first(machine, &unit);
             self.model.estimate(&unit)
         };
-        self.post(machine, cost_ns);
-        let now_ns = machine.now_ns();
-        let planned = self.state.lock().plan(stream.lane, now_ns, &unit, cost_ns, known);
-        let plan = planned.map_or(Plan::default(), |plan| self.record_before(machine, stream, plan));
+        self.post(machine, stream, cost_ns);
+        let planned = stream.line.lock().plan(machine.now_ns(), cost_ns, known);
+        let plan = planned.unwrap_or_default();
+        let begun = if plan.begin { self.record_begin(machine, stream) } else { None };
         let called_ns = machine.now_ns();
         let done = driver();
         let returned_ns = machine.now_ns();
-        let mut is_measured = false;
+        if let Some(event) = begun
+            && machine.progress(event) == Progress::Pending
+        {
+            // A launch takes longer than an event on an idle stream.
+            stream.line.lock().begun_late(returned_ns);
+        }
         if done.is_ok() {
-            let position = {
-                let mut state = self.state.lock();
-                state.call.learn(returned_ns - called_ns, unit.waits);
-                let arrival_ns = if unit.waits { called_ns + state.call.ns() } else { returned_ns };
-                state.arrive(stream.lane, arrival_ns, &unit, cost_ns, plan.start);
-                if !unit.waits {
-                    state.arrived(stream.lane, returned_ns);
-                }
-                plan.end.then(|| state.position(stream.lane, returned_ns)).flatten()
-            };
-            if let Some(position) = position {
-                is_measured = self.record_end(machine, stream, position);
+            let mut line = stream.line.lock();
+            if !unit.waits {
+                line.note_call(returned_ns.saturating_sub(called_ns));
             }
+            line.arrive(if unit.waits { called_ns } else { returned_ns }, &unit, cost_ns);
             if unit.waits {
-                self.returned(machine, stream, called_ns);
+                line.idle(returned_ns);
             }
         } else {
             self.shared.words().refund(returned_ns, cost_ns, self.share_ppm());
         }
-        if planned.is_some() {
-            self.state.lock().planned(stream.lane);
+        if plan.end && done.is_ok() && !self.record_end(machine, stream) && !known {
+            // It can't be measured here: the guess has to do.
+            self.model.learn(&unit, cost_ns, 1.0);
         }
-        if !known && !is_measured {
-            self.state.lock().end_probe(unit.key());
-            if done.is_ok() {
-                // It can't be measured here: the guess has to do.
-                self.model.learn(&unit, cost_ns, 1.0);
-            }
+        if planned.is_some() {
+            stream.line.lock().planned();
         }
         self.settle(machine);
         done
     }
 
     /// Charges the bucket with everything up to and including work of `cost_ns`, and waits until it may start.
-    fn post(&self, machine: &M, cost_ns: u64) {
+    fn post(&self, machine: &M, stream: &StreamOf<M>, cost_ns: u64) {
+        let unposted = self.unposted.swap(0, Ordering::Relaxed);
+        let busy_ns = (unposted >> COUNT_BITS).saturating_add(cost_ns);
         let now_ns = machine.now_ns();
+        let done_by_ns = stream.line.lock().tail_ns().max(now_ns).saturating_add(cost_ns);
         self.longest_ns.fetch_max(cost_ns, Ordering::Relaxed);
-        let (charge, is_late) = {
-            let mut state = self.state.lock();
-            let (busy_ns, work_count) = state.take_unposted();
-            let done_by_ns = state.timeline.end_ns().max(now_ns).saturating_add(cost_ns);
-            let charge = Charge { busy_ns: busy_ns + cost_ns, work_count: work_count + 1, done_by_ns };
-            (charge, state.flight(&self.model).is_some_and(|flight| flight.is_late(now_ns)))
-        };
+        let charge = Charge { busy_ns, work_count: (unposted & ((1 << COUNT_BITS) - 1)) + 1, done_by_ns };
         let moved_ns = self.moved_ns.load(Ordering::Relaxed);
-        let share_ppm = self.share_ppm();
-        let words = self.shared.words();
-        words.adopt_share_ppm(now_ns, share_ppm);
-        let charged = words.charge(now_ns, charge, share_ppm, self.debt_bound_ns());
-        if is_late || charged.due_ns > now_ns.saturating_add(wall_ns(BURST_NS, share_ppm)) {
-            self.wait(machine, charged.due_ns, moved_ns, share_ppm);
+        let charged = self.shared.words().charge(now_ns, charge, self.share_ppm(), self.debt_bound_ns());
+        if charged.due_ns > now_ns.saturating_add(wall_ns(BURST_NS, self.share_ppm())) {
+            self.wait(machine, charged.due_ns, moved_ns);
         }
     }
 
     /// Charges what is not charged yet, without waiting: the program has waited for its work anyway.
     pub fn post_rest(&self, machine: &M) {
-        let (busy_ns, work_count) = self.state.lock().take_unposted();
-        if work_count == 0 {
+        let unposted = self.unposted.swap(0, Ordering::Relaxed);
+        if unposted == 0 {
             return;
         }
         let now_ns = machine.now_ns();
-        let charge = Charge { busy_ns, work_count, done_by_ns: now_ns };
+        let work_count = unposted & ((1 << COUNT_BITS) - 1);
+        let charge = Charge { busy_ns: unposted >> COUNT_BITS, work_count, done_by_ns: now_ns };
         self.shared.words().charge(now_ns, charge, self.share_ppm(), self.debt_bound_ns());
+    }
+
+    /// GPU time that was predicted and not charged yet.
+    #[inline]
+    pub fn unposted_ns(&self) -> u64 {
+        self.unposted.load(Ordering::Relaxed) >> COUNT_BITS
     }
 
     /// How far ahead the deadline may get.
@@ -231,117 +243,93 @@ where
     }
 
     #[cold]
-    fn retract(&self, machine: &M, stream: &StreamOf<M>, cost_ns: u64) {
-        let charged_ns = self.state.lock().retract(stream.lane, cost_ns);
-        if charged_ns > 0 {
-            self.shared.words().refund(machine.now_ns(), charged_ns, self.share_ppm());
-        }
+    fn retract(&self, stream: &StreamOf<M>, cost_ns: u64) {
+        stream.line.lock().retract(cost_ns);
+        let less = |unposted: u64| Some(unposted.saturating_sub(cost_ns << COUNT_BITS));
+        let _ = self.unposted.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
     }
 
-    /// Records the events that go before a launch. Returns the plan as far as it came about.
-    fn record_before(&self, machine: &M, stream: &StreamOf<M>, plan: Plan) -> Plan {
-        let record = |purpose| {
-            let event = machine.record(stream.stream);
-            let now_ns = machine.now_ns();
-            self.state.lock().recorded(stream.lane, event, now_ns, purpose).inspect_err(|unused| {
-                unused.iter().for_each(|&event| machine.recycle(event));
-            })
+    /// Records the event that a segment is measured from, and gives it if the stream should be idle.
+    fn record_begin(&self, machine: &M, stream: &StreamOf<M>) -> Option<M::Event> {
+        let recorded = machine.record(stream.stream);
+        let mut now_ns = machine.now_ns();
+        let Some(event) = recorded else {
+            stream.line.lock().not_begun(now_ns);
+            return None;
         };
-        if plan.anchor {
-            if record(Purpose::Anchor).is_err() {
-                return Plan { end: false, start: false, ..plan };
-            }
-            // Two in a row on an idle stream tell what an event takes.
-            if self.pairs.load(Ordering::Relaxed) < PAIRS && record(Purpose::Pair).is_ok() {
-                self.pairs.fetch_add(1, Ordering::Relaxed);
-            }
+        let is_idle = stream.line.lock().tail_ns() < now_ns;
+        let wants_pair = is_idle && self.pairs.load(Ordering::Relaxed) < PAIRS;
+        // Two in a row on an idle stream tell what an event takes.
+        let second = if wants_pair { machine.record(stream.stream) } else { None };
+        now_ns = if second.is_some() { machine.now_ns() } else { now_ns };
+        let mut line = stream.line.lock();
+        match second {
+            Some(second) => line.begin_pair(event, second, now_ns),
+            None => line.begin(event, now_ns),
         }
-        let start = plan.start && record(Purpose::Start(None)).is_ok();
-        Plan { start, ..plan }
+        is_idle.then_some(second.unwrap_or(event))
     }
 
-    /// Records the event that tells when everything up to a position is done. False if there is none.
-    fn record_end(&self, machine: &M, stream: &StreamOf<M>, position: Position) -> bool {
-        let event = machine.record(stream.stream);
+    /// Records the event that a segment is measured to. False if there is none.
+    fn record_end(&self, machine: &M, stream: &StreamOf<M>) -> bool {
+        let recorded = machine.record(stream.stream);
         let now_ns = machine.now_ns();
-        let recorded = self.state.lock().recorded(stream.lane, event, now_ns, Purpose::End(position));
-        if let Err(Some(unused)) = recorded {
-            machine.recycle(unused);
+        let Some(event) = recorded else {
+            stream.line.lock().not_begun(now_ns);
+            return false;
+        };
+        let unused = stream.line.lock().end(event, now_ns);
+        if let Some(event) = unused {
+            machine.recycle(event);
         }
-        recorded.is_ok()
+        unused.is_none()
     }
 
-    /// Records an event behind all work that has none, so that the end of all of it will be known.
+    /// Ends the open segments of all streams, so that what is measured next does not take a wait for work.
     pub(crate) fn end_all(&self, machine: &M) {
-        let mut next = 0;
-        loop {
-            let now_ns = machine.now_ns();
-            let Some((lane, stream, position)) = self.state.lock().next_open(next, now_ns) else { return };
-            self.record_end(machine, &Stream { stream, lane }, position);
-            next = lane + 1;
+        for stream in self.streams() {
+            if stream.lives.load(Ordering::Acquire) && stream.line.lock().is_open() {
+                self.record_end(machine, &stream);
+            }
         }
     }
 
     /// Something that may have to wait comes next on a stream: another stream's event, a host function, a value in
-    /// memory.
+    /// memory. What is measured so far ends before it.
     pub fn interrupt(&self, machine: &M, stream: &StreamOf<M>) {
-        let position = {
-            let mut state = self.state.lock();
-            state.hold(stream.lane);
-            if state.timeline.since_event_ns() < INTERRUPTED_NS {
-                return;
-            }
-            state.open_position(stream.lane, machine.now_ns())
-        };
-        if let Some(position) = position {
-            self.record_end(machine, stream, position);
+        let wants_event = stream.line.lock().interrupt();
+        if wants_event {
+            let event = machine.record(stream.stream);
+            let now_ns = machine.now_ns();
+            stream.line.lock().interrupted(event, now_ns);
         }
     }
 
-    /// The program has waited for a stream, in a call made at `called_ns` that returned just now.
-    pub fn synchronized(&self, machine: &M, stream: &StreamOf<M>, called_ns: u64) {
-        let returned_ns = self.settle_if_pending(machine);
-        let sample = self.state.lock().waited(stream.lane, called_ns, returned_ns);
-        self.learn_of_wait(machine, sample, false);
-    }
-
-    /// The program has waited for all streams that `was_waited_for` says, likewise.
-    pub fn synchronized_all(&self, machine: &M, was_waited_for: impl Fn(&M::Stream) -> bool, called_ns: u64) {
-        let returned_ns = self.settle_if_pending(machine);
-        self.state.lock().waited_for_all(was_waited_for, called_ns, returned_ns);
-        self.learn_of_wait(machine, None, false);
-    }
-
-    /// Reads events, if there are any, and returns the time before that.
-    fn settle_if_pending(&self, machine: &M) -> u64 {
+    /// The program has waited for a stream, or for all of them.
+    pub fn synchronized(&self, machine: &M, stream: Option<&StreamOf<M>>) {
         let now_ns = machine.now_ns();
-        let has_pending = self.state.lock().has_pending();
-        if has_pending {
-            self.settle(machine);
+        match stream {
+            Some(stream) => stream.line.lock().idle(now_ns),
+            None => self.streams().iter().for_each(|stream| stream.line.lock().idle(now_ns)),
         }
-        now_ns
+        self.settle(machine);
     }
 
-    /// Work whose call waits for it is done.
-    fn returned(&self, machine: &M, stream: &StreamOf<M>, called_ns: u64) {
-        let returned_ns = machine.now_ns();
-        let sample = self.state.lock().waited(stream.lane, called_ns, returned_ns);
-        self.learn_of_wait(machine, sample, true);
+    pub(crate) fn streams(&self) -> Vec<Arc<StreamOf<M>>> {
+        self.streams.lock().clone()
     }
 
-    fn learn_of_wait(&self, machine: &M, sample: Option<Sample>, is_all_there_is: bool) {
-        let (is_much, can_record) = {
-            let state = self.state.lock();
-            (state.timeline.runs() >= REPORT_RUNS, state.can_record())
-        };
-        // Events say it better, where there are any.
-        if let Some(sample) = sample
-            && (is_all_there_is || !can_record)
-        {
-            sample.teach(&self.model, 1.0);
+    /// What events take on this device, as far as known.
+    pub(crate) fn event_cost(&self) -> EventCost {
+        match self.pair_ns.load(Ordering::Relaxed) {
+            u64::MAX => EventCost::default(),
+            pair_ns => EventCost::of_pair(pair_ns),
         }
-        if is_much {
-            self.put_down(machine);
-        }
+    }
+
+    /// Two events in a row were `elapsed_ns` apart.
+    pub(crate) fn note_pair(&self, elapsed_ns: u64) {
+        self.pair_ns.fetch_min(elapsed_ns, Ordering::Relaxed);
+        self.pairs.fetch_add(1, Ordering::Relaxed);
     }
 }

@@ -1,84 +1,110 @@
 //! Reading events that are done, and putting what they say in the place of what was predicted.
 
-use crate::lane::Purpose;
+use crate::line::{Pending, Segment, Span};
 use crate::machine::{Machine, Progress};
-use crate::meter::{Meter, Shared};
-use crate::wait::PATIENCE_NS;
+use crate::meter::{Meter, Shared, StreamOf};
 use std::sync::atomic::Ordering;
+use vcuda_core::compute::Measured;
 
 impl<M: Machine, W: Shared> Meter<M, W>
 where
     M::Stream: Send + Sync,
 {
-    /// Reads all events that are done. Returns how many those were.
+    /// Settles all work whose events are done. Returns how many segments that were.
     pub fn settle(&self, machine: &M) -> usize {
-        if !self.state.lock().begin_settling() {
-            return 0;
-        }
-        let mut count = 0;
-        let mut samples = Vec::new();
-        let mut lane = 0;
-        loop {
-            // No lock is held while the driver is asked.
-            let Some(reading) = self.state.lock().next_pending(lane) else { break };
-            lane = reading.lane;
-            let event = reading.pending.event;
-            let elapsed_ns = match machine.progress(event) {
-                Progress::Pending => {
-                    lane += 1;
-                    continue;
-                }
-                Progress::Done => match reading.base {
-                    Some(base) => machine.elapsed_ns(base, event).map(Some),
-                    None => Some(None),
-                },
-                Progress::Lost => None,
-            };
-            let unused = match elapsed_ns {
-                Some(elapsed_ns) => {
-                    let now_ns = machine.now_ns();
-                    let (sample, unused) = self.state.lock().happened(&reading, elapsed_ns, now_ns);
-                    samples.extend(sample);
-                    if matches!(reading.pending.purpose, Purpose::End(_)) {
-                        self.patience_ns.store(PATIENCE_NS, Ordering::Relaxed);
-                    }
-                    count += 1;
-                    unused
-                }
-                None => self.state.lock().lost(&reading),
-            };
-            if let Some(unused) = unused {
-                machine.recycle(unused);
-            }
-        }
-        self.state.lock().end_settling();
-        if count > 0 {
-            let fraction = self.put_down(machine);
-            for sample in samples {
-                sample.teach(&self.model, fraction);
-                if let Some(single_ns) = sample.single_ns() {
-                    self.longest_ns.fetch_max(single_ns, Ordering::Relaxed);
-                }
-            }
-        }
-        count
+        self.streams().iter().map(|stream| self.settle_stream(machine, stream)).sum()
     }
 
-    /// Puts what is known by now into the record, and corrects what was charged for it. Returns how much of it was
-    /// nobody else's.
-    pub(crate) fn put_down(&self, machine: &M) -> f32 {
-        let mut intervals = Vec::new();
-        let charged_ns = self.state.lock().timeline.report(&mut intervals);
-        if charged_ns == 0 && intervals.is_empty() {
-            return 1.0;
+    fn settle_stream(&self, machine: &M, stream: &StreamOf<M>) -> usize {
+        let mut settled = 0;
+        loop {
+            // Taken out, so that no lock is held while the driver is asked.
+            let Some(pending) = stream.line.lock().take() else { return settled };
+            match pending {
+                Pending::Retired(event) => machine.recycle(event),
+                Pending::Predicted(span) => {
+                    self.put_down(machine, span);
+                }
+                Pending::Pair(first, second) => match machine.progress(second) {
+                    Progress::Pending => {
+                        stream.line.lock().put_back(Pending::Pair(first, second));
+                        return settled;
+                    }
+                    Progress::Done => {
+                        if let Some(elapsed_ns) = machine.elapsed_ns(first, second) {
+                            self.note_pair(elapsed_ns);
+                        }
+                        machine.recycle(first);
+                    }
+                    Progress::Lost => machine.recycle(first),
+                },
+                Pending::Segment(mut segment) => match machine.progress(segment.to) {
+                    Progress::Pending => {
+                        segment.saw_pending(machine.now_ns());
+                        stream.line.lock().put_back(Pending::Segment(segment));
+                        return settled;
+                    }
+                    Progress::Done => {
+                        self.settle_segment(machine, stream, segment);
+                        settled += 1;
+                    }
+                    Progress::Lost => self.lose_segment(machine, stream, segment),
+                },
+            }
+            stream.line.lock().taken();
         }
+    }
+
+    fn settle_segment(&self, machine: &M, stream: &StreamOf<M>, segment: Box<Segment<M::Event>>) {
+        let Some(elapsed_ns) = machine.elapsed_ns(segment.from, segment.to) else {
+            return self.lose_segment(machine, stream, segment);
+        };
+        let now_ns = machine.now_ns();
+        let outcome = stream.line.lock().measure(&segment, elapsed_ns, now_ns, self.event_cost());
+        let new_ns = self.put_down(machine, outcome.span);
+        let busy_ns = outcome.span.busy_ns;
+        let fraction = if busy_ns == 0 { 1.0 } else { new_ns as f32 / busy_ns as f32 };
+        segment.teach(&self.model, outcome, fraction);
+        self.end_probes(&segment);
+        self.longest_ns.fetch_max(segment.longest_ns(busy_ns), Ordering::Relaxed);
+        machine.recycle(segment.from);
+    }
+
+    fn lose_segment(&self, machine: &M, stream: &StreamOf<M>, segment: Box<Segment<M::Event>>) {
+        self.put_down(machine, segment.as_predicted());
+        self.end_probes(&segment);
+        stream.line.lock().lose();
+        machine.recycle(segment.from);
+    }
+
+    /// Puts work into the record and corrects what it was charged with. Returns what of it was new.
+    fn put_down(&self, machine: &M, span: Span) -> u64 {
+        let measured = Measured {
+            charged_ns: span.charged_ns,
+            start_ns: span.start_ns,
+            end_ns: span.end_ns,
+            busy_ns: span.busy_ns,
+        };
         let words = self.shared.words();
-        let settled =
-            words.settle(machine.now_ns(), charged_ns, &intervals, self.share_ppm(), self.debt_bound_ns());
+        let settled = words.settle(machine.now_ns(), measured, self.share_ppm(), self.debt_bound_ns());
         self.moved_ns.fetch_add(settled.moved_ns, Ordering::Relaxed);
-        match intervals.iter().map(|interval| interval.busy_ns).sum() {
-            0u64 => 1.0,
-            busy_ns => settled.new_ns as f32 / busy_ns as f32,
+        settled.new_ns
+    }
+
+    /// A stream is gone: nothing on it can be measured any more.
+    pub(crate) fn abandon(&self, machine: &M, stream: &StreamOf<M>) {
+        stream.line.lock().give_up();
+        loop {
+            let Some(pending) = stream.line.lock().take() else { return };
+            match pending {
+                Pending::Retired(event) => machine.recycle(event),
+                Pending::Predicted(span) => {
+                    self.put_down(machine, span);
+                }
+                Pending::Pair(first, _) => machine.recycle(first),
+                Pending::Segment(segment) => self.lose_segment(machine, stream, segment),
+            }
+            stream.line.lock().taken();
         }
     }
 }

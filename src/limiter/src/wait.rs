@@ -2,90 +2,114 @@
 //!
 //! A kernel on the device may be spinning for the very launch that is held back here. So a wait goes on past the
 //! predicted end of what this process has in flight only for as long as a wrong prediction explains; then one piece of
-//! work is let through, with its debt kept. That patience grows while nothing gets done and is back to its least as soon
-//! as something does. What ends right after a launch was let through is not learned from, so that a program that does
-//! this again and again waits no longer each time. With nothing in flight there is nobody to wait for us on this device,
-//! and the deadline stands, which no new charge can move further away. So every wait ends.
-//!
-//! The same patience keeps work from piling up whose length was predicted far too short: as long as the first of it
-//! is late, no more is let through, whatever the deadline.
+//! work is let through, with its debt kept and nothing learned from what was in flight. With nothing in flight there is
+//! nobody to wait for us on this device, and the deadline stands, which no new charge can move further away. So every wait
+//! ends.
 
 use crate::cost::Unit;
+use crate::line::Segment;
 use crate::machine::Machine;
 use crate::meter::{Meter, Shared};
 use std::sync::atomic::Ordering;
-use vcuda_core::compute::rescaled_ns;
 
 /// A thread asleep looks up this often, to see a changed share or corrections by others.
 const LOOK_NS: u64 = 20_000_000;
-/// How much longer than predicted work may take before it is thought to wait for us, at first and at most.
-pub const PATIENCE_NS: u64 = 10_000_000;
-const LONGEST_PATIENCE_NS: u64 = 1_000_000_000;
+/// How much longer than predicted work may take before it is thought to wait for us.
+const GRACE_NS: u64 = 10_000_000;
 /// Between looks at work that is late.
 const SHORTEST_LOOK_NS: u64 = 30_000;
 const LONGEST_LOOK_NS: u64 = 1_000_000;
+/// How long a second launch of a kind waits for the first to be measured.
+const FIRST_NS: u64 = 50_000_000;
 
 impl<M: Machine, W: Shared> Meter<M, W>
 where
     M::Stream: Send + Sync,
 {
-    /// Waits until `due_ns`, which was right at a share of `share_ppm` when measurements had moved the deadline by
-    /// `moved_ns` in all.
-    pub(crate) fn wait(&self, machine: &M, due_ns: u64, moved_ns: i64, mut share_ppm: u32) {
+    /// Waits until `due_ns`, which was right when measurements had moved the deadline by `moved_ns` in all.
+    pub(crate) fn wait(&self, machine: &M, due_ns: u64, moved_ns: i64) {
         let began_ns = machine.now_ns();
-        let mut charged_due_ns = due_ns;
         self.end_all(machine);
+        let mut progress_ns = began_ns;
         loop {
-            self.settle(machine);
-            let now_ns = machine.now_ns();
-            if share_ppm != self.share_ppm() {
-                charged_due_ns = rescaled_ns(charged_due_ns, now_ns, share_ppm, self.share_ppm());
-                share_ppm = self.share_ppm();
+            if self.settle(machine) > 0 {
+                progress_ns = machine.now_ns();
             }
+            let now_ns = machine.now_ns();
             let corrected_ns = self.moved_ns.load(Ordering::Relaxed).wrapping_sub(moved_ns);
-            let due_ns = charged_due_ns.saturating_add_signed(corrected_ns);
-            let due_ns = due_ns.min(began_ns.saturating_add(self.debt_bound_ns()));
-            let Some(until_ns) = self.hold_until(machine, now_ns, due_ns) else { break };
+            let due_ns =
+                due_ns.saturating_add_signed(corrected_ns).min(began_ns.saturating_add(self.debt_bound_ns()));
+            if now_ns >= due_ns {
+                break;
+            }
+            let until_ns = match self.in_flight() {
+                None => due_ns.min(now_ns.saturating_add(LOOK_NS)),
+                Some((end_ns, _)) if now_ns < end_ns => due_ns.min(end_ns),
+                Some((end_ns, work_ns)) => {
+                    let late_from_ns = end_ns.max(progress_ns);
+                    if now_ns.saturating_sub(late_from_ns) >= GRACE_NS.max(work_ns / 2) {
+                        self.let_go(now_ns);
+                        break;
+                    }
+                    let look_ns =
+                        (now_ns.saturating_sub(end_ns) / 4).clamp(SHORTEST_LOOK_NS, LONGEST_LOOK_NS);
+                    due_ns.min(now_ns.saturating_add(look_ns))
+                }
+            };
             machine.sleep_until(until_ns);
         }
         let waited_ns = machine.now_ns().saturating_sub(began_ns);
         self.shared.words().note_throttled(waited_ns);
     }
 
-    /// Until when to hold a launch that is due at `due_ns`, before looking again; `None` if it may go.
-    fn hold_until(&self, machine: &M, now_ns: u64, due_ns: u64) -> Option<u64> {
-        let flight = self.state.lock().flight(&self.model);
-        let is_late = flight.is_some_and(|flight| flight.is_late(now_ns));
-        if now_ns >= due_ns && !is_late {
-            return None;
-        }
-        let Some(flight) = flight else { return Some(due_ns.min(now_ns.saturating_add(LOOK_NS))) };
-        if now_ns < flight.first_ns {
-            return Some(due_ns.min(flight.first_ns));
-        }
-        let late_ns = now_ns - flight.first_ns;
-        let patience_ns = self.patience_ns.load(Ordering::Relaxed).max(flight.work_ns / 2);
-        if late_ns >= patience_ns {
-            self.patience_ns.store((2 * patience_ns).min(LONGEST_PATIENCE_NS), Ordering::Relaxed);
-            self.state.lock().timeline.release(machine.now_ns());
-            return None;
-        }
-        let look_ns = (late_ns / 4).clamp(SHORTEST_LOOK_NS, LONGEST_LOOK_NS);
-        let until_ns = now_ns.saturating_add(look_ns);
-        Some(if is_late { until_ns } else { until_ns.min(due_ns) })
+    /// The predicted end and GPU time of what this process has in flight and will be told of.
+    fn in_flight(&self) -> Option<(u64, u64)> {
+        let lines = self.streams();
+        let found = lines.iter().filter_map(|stream| stream.line.lock().in_flight());
+        found.reduce(|(end_ns, work_ns), (other_end_ns, other_work_ns)| {
+            (end_ns.max(other_end_ns), work_ns.saturating_add(other_work_ns))
+        })
     }
 
-    /// Kinds that were never measured are launched one of each kind and a few at a time; further ones wait until the
-    /// first are measured.
+    fn let_go(&self, now_ns: u64) {
+        for stream in self.streams() {
+            stream.line.lock().let_go(now_ns);
+        }
+    }
+
+    /// A kind that was never measured is launched once; whoever launches it again before that is measured waits for it,
+    /// for a while. Otherwise a program could queue minutes of work before the first of it is known to be long.
     pub(crate) fn wait_for_first(&self, machine: &M, unit: &Unit) {
-        while !self.model.estimate(unit).known {
-            if self.state.lock().may_probe(unit.key()) {
+        {
+            let mut probed = self.probed.lock();
+            if !probed.contains(&unit.key()) {
+                probed.push(unit.key());
                 return;
             }
+        }
+        let began_ns = machine.now_ns();
+        while !self.model.estimate(unit).known {
             self.settle(machine);
             let now_ns = machine.now_ns();
-            let Some(until_ns) = self.hold_until(machine, now_ns, u64::MAX) else { return };
-            machine.sleep_until(until_ns.min(now_ns.saturating_add(SHORTEST_LOOK_NS)));
+            if !self.probed.lock().contains(&unit.key()) {
+                break;
+            }
+            if now_ns.saturating_sub(began_ns) >= FIRST_NS {
+                // Still running, so it takes at least this long.
+                self.model.learn(unit, FIRST_NS, 1.0);
+                // Whatever is measured replaces that.
+                self.model.forget(unit.key());
+                break;
+            }
+            machine.sleep_until(now_ns.saturating_add(SHORTEST_LOOK_NS));
+        }
+    }
+
+    /// What is in the segment has been measured, or never will be.
+    pub(crate) fn end_probes(&self, segment: &Segment<M::Event>) {
+        let mut probed = self.probed.lock();
+        if !probed.is_empty() {
+            probed.retain(|&key| !segment.has(key));
         }
     }
 }

@@ -9,7 +9,6 @@ mod streams;
 pub use streams::{Directory, Place, StreamName};
 
 use crate::capture;
-use crate::clock;
 use crate::log;
 use crate::slice::{self, Slice};
 use events::Gpu;
@@ -115,27 +114,21 @@ pub fn interrupt_all(is_concerned: impl Fn(&Place) -> bool, driver: impl FnOnce(
     driver()
 }
 
-/// The program waits for a stream: what is done is measured, for free.
-pub fn synchronized(stream: StreamName, driver: impl FnOnce() -> CUresult) -> CUresult {
-    let called_ns = clock::now_ns();
-    driver()?;
+/// The program has waited for a stream: what is done is measured, for free.
+pub fn synchronized(stream: StreamName) {
     if let Some(slice) = slice::started()
         && let Some(known) = slice.streams.take(slice, stream)
     {
-        known.pace.meter.synchronized(&Gpu, &known.stream, called_ns);
+        known.pace.meter.synchronized(&Gpu, Some(&known.stream));
         slice.streams.put_back(known);
     }
-    Ok(())
 }
 
-/// The program waits for all streams of a context.
-pub fn synchronized_context(context: CUcontext, driver: impl FnOnce() -> CUresult) -> CUresult {
-    let called_ns = clock::now_ns();
-    driver()?;
+/// The program has waited for something else than one stream.
+pub fn synchronized_somehow() {
     for pace in slice::started().into_iter().flat_map(|slice| slice.paces()) {
-        pace.meter.synchronized_all(&Gpu, |place| place.context == context, called_ns);
+        pace.meter.settle(&Gpu);
     }
-    Ok(())
 }
 
 /// A context is about to go: nothing of it is touched from now on.

@@ -36,25 +36,28 @@ pub fn destroy(driver: impl Fn() -> CUresult, stream: CUstream) -> CUresult {
 
 /// `cuStreamSynchronize`.
 pub fn synchronize(driver: impl Fn() -> CUresult, stream: CUstream) -> CUresult {
-    compute::synchronized(StreamName::of(stream), driver)
+    driver()?;
+    compute::synchronized(StreamName::of(stream));
+    Ok(())
 }
 
 /// `cuStreamSynchronize_ptsz`.
 pub fn synchronize_per_thread(driver: impl Fn() -> CUresult, stream: CUstream) -> CUresult {
-    compute::synchronized(StreamName::per_thread(stream), driver)
+    driver()?;
+    compute::synchronized(StreamName::per_thread(stream));
+    Ok(())
 }
 
 /// `cuCtxSynchronize`.
 pub fn synchronize_context(driver: impl Fn() -> CUresult) -> CUresult {
-    match crate::driver::current_context() {
-        Ok(context) => compute::synchronized_context(context, driver),
-        Err(_) => driver(),
-    }
+    driver()?;
+    compute::synchronized_somehow();
+    Ok(())
 }
 
 /// `cuCtxSynchronize_v2`.
-pub fn synchronize_a_context(driver: impl Fn() -> CUresult, context: CUcontext) -> CUresult {
-    compute::synchronized_context(context, driver)
+pub fn synchronize_a_context(driver: impl Fn() -> CUresult, _context: CUcontext) -> CUresult {
+    synchronize_context(driver)
 }
 
 /// `cuEventSynchronize`.
