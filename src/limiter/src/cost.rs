@@ -19,8 +19,9 @@ const LEAST_NS: f32 = 500.0;
 const MOST_NS: f32 = 60e9;
 /// Weight of a new sample once there are enough.
 const WEIGHT: f32 = 1.0 / 8.0;
-/// One sample changes an estimate by at most this factor.
-const LARGEST_STEP: f32 = 4.0;
+/// A sample this many times larger or smaller than what is known tells of a change rather than of noise, and weighs more.
+const LARGE_STEP: f32 = 4.0;
+const LARGE_STEP_WEIGHT: f32 = 1.0 / 2.0;
 
 /// A piece of work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,13 +86,12 @@ impl CostModel {
         }
     }
 
-    /// Learns that `unit`, estimated at `estimated_ns`, was part of work that took `ratio` times what was estimated.
-    pub fn learn(&self, unit: &Unit, estimated_ns: u64, ratio: f32) {
-        if !ratio.is_finite() || ratio < 0.0 {
-            return;
+    /// Learns that a piece of work like `unit` took `took_ns`.
+    pub fn learn(&self, unit: &Unit, took_ns: f32) {
+        if took_ns.is_finite() && took_ns >= 0.0 {
+            self.update(unit.kind, took_ns);
+            self.update(unit.family, took_ns / unit.size.max(1) as f32);
         }
-        self.update(unit.kind, estimated_ns as f32, ratio);
-        self.update(unit.family, estimated_ns as f32 / unit.size.max(1) as f32, ratio);
     }
 
     /// Doubts what `kind` costs: it has been changed. The old cost serves until the next sample, which replaces it.
@@ -104,18 +104,17 @@ impl CostModel {
         }
     }
 
-    fn update(&self, key: u64, estimated: f32, ratio: f32) {
+    fn update(&self, key: u64, sample: f32) {
         let Some(place) = self.place_or_claim(key) else { return };
         let Some(word) = self.values.get(place) else { return };
         let (known, samples) = unpack(word.load(Ordering::Relaxed));
-        // A first sample stands alone; the estimate it is a ratio of was a guess.
+        // A first sample stands alone; what was there is a guess.
         let next = if samples == 0 {
-            estimated * ratio
+            sample
         } else {
-            let weight = WEIGHT.max(1.0 / (samples as f32 + 1.0));
-            // Of what was estimated then, not of what is known by now.
-            let sample = (estimated * ratio).clamp(known / LARGEST_STEP, known * LARGEST_STEP);
-            known + weight * (sample - known)
+            let is_change = sample > known * LARGE_STEP || sample < known / LARGE_STEP;
+            let weight = if is_change { LARGE_STEP_WEIGHT } else { WEIGHT };
+            known + weight.max(1.0 / (samples as f32 + 1.0)) * (sample - known)
         };
         if next.is_finite() {
             word.store(
@@ -197,14 +196,14 @@ mod tests {
         let model = CostModel::default();
         let guess = model.estimate(&unit(5, 10));
         assert_eq!(guess, Estimate { cost_ns: GUESS_NS, known: false, exact: false });
-        model.learn(&unit(5, 10), guess.cost_ns, 200.0);
+        model.learn(&unit(5, 10), 2_000_000.0);
         assert_eq!(model.estimate(&unit(5, 10)), Estimate { cost_ns: 2_000_000, known: true, exact: true });
     }
 
     #[test]
     fn an_unknown_shape_is_estimated_from_its_family() {
         let model = CostModel::default();
-        model.learn(&unit(5, 10), 1_000, 20.0);
+        model.learn(&unit(5, 10), 20_000.0);
         let estimate = model.estimate(&unit(6, 30));
         assert_eq!(estimate, Estimate { cost_ns: 60_000, known: true, exact: false });
     }
@@ -212,11 +211,11 @@ mod tests {
     #[test]
     fn what_was_changed_is_learned_anew() {
         let model = CostModel::default();
-        model.learn(&unit(5, 1), 1_000, 1.0);
-        model.learn(&unit(5, 1), 1_000, 1.0);
+        model.learn(&unit(5, 1), 1_000.0);
+        model.learn(&unit(5, 1), 1_000.0);
         model.forget(5);
         assert_eq!(model.estimate(&unit(5, 1)).cost_ns, 1_000);
-        model.learn(&unit(5, 1), 1_000, 50.0);
+        model.learn(&unit(5, 1), 50_000.0);
         assert_eq!(model.estimate(&unit(5, 1)).cost_ns, 50_000);
     }
 
@@ -225,9 +224,7 @@ mod tests {
         fn settles_on_the_truth(truth in 1_000u64..50_000_000, noise in proptest::collection::vec(0.9f64..1.1, 60)) {
             let model = CostModel::default();
             for factor in noise {
-                let estimate = model.estimate(&unit(9, 1));
-                let ratio = truth as f64 * factor / estimate.cost_ns as f64;
-                model.learn(&unit(9, 1), estimate.cost_ns, ratio as f32);
+                model.learn(&unit(9, 1), (truth as f64 * factor) as f32);
             }
             let learned = model.estimate(&unit(9, 1)).cost_ns as f64;
             prop_assert!((learned / truth as f64 - 1.0).abs() < 0.08, "{learned} for {truth}");
@@ -236,12 +233,12 @@ mod tests {
         #[test]
         fn never_panics_however_full(keys in proptest::collection::vec((any::<u64>(), any::<u64>(), any::<f32>()), 1..300)) {
             let model = CostModel::default();
-            for (key, size, ratio) in keys {
+            for (key, size, took_ns) in keys {
                 // Crowds all kinds into a few places.
                 let unit = unit(key | 0x1fff, size);
                 let estimate = model.estimate(&unit);
                 prop_assert!(estimate.cost_ns >= 1 && estimate.cost_ns <= MOST_NS as u64);
-                model.learn(&unit, estimate.cost_ns, ratio);
+                model.learn(&unit, took_ns);
             }
         }
     }

@@ -84,6 +84,8 @@ pub struct Lane<E, S> {
     pub is_recording: bool,
     /// Events in the order of the stream.
     pub pending: VecDeque<Pending<E>>,
+    /// Times of events on it will be known.
+    pub is_tied: bool,
     base: Option<Base<E>>,
     anchored_ns: u64,
 }
@@ -101,6 +103,7 @@ impl<E: Copy, S> Lane<E, S> {
             is_held: false,
             is_recording: false,
             pending: VecDeque::new(),
+            is_tied: false,
             base: None,
             anchored_ns: 0,
         }
@@ -113,7 +116,7 @@ impl<E: Copy, S> Lane<E, S> {
 
     /// Whether an event could tell when its work is done, and none will.
     pub fn is_open(&self) -> bool {
-        self.covered != self.last && !self.is_idle() && !self.is_recording && self.has_room()
+        self.is_tied && self.covered != self.last && !self.is_idle() && !self.is_recording && self.has_room()
     }
 
     /// Whether another event may be recorded.
@@ -125,16 +128,18 @@ impl<E: Copy, S> Lane<E, S> {
     pub fn plan(&mut self, now_ns: u64) -> Plan {
         let is_idle = self.pending.is_empty() && (self.is_idle() || self.tail_ns + SURELY_IDLE_NS < now_ns);
         let idle_ns = now_ns.saturating_sub(self.tail_ns);
-        let is_tied = self.base.is_some() || !self.pending.is_empty();
         let is_stale = idle_ns > STALE_NS || now_ns.saturating_sub(self.anchored_ns) > ANCHOR_NS;
-        let anchor = is_idle && (!is_tied || is_stale);
-        Plan { anchor, start: self.is_held && is_tied && !anchor, end: false }
+        let anchor = is_idle && (!self.is_tied || is_stale);
+        Plan { anchor, start: self.is_held && self.is_tied && !anchor, end: false }
     }
 
     /// An event was recorded.
     pub fn recorded(&mut self, event: E, recorded_ns: u64, purpose: Purpose) {
         match purpose {
-            Purpose::Anchor => self.anchored_ns = recorded_ns,
+            Purpose::Anchor => {
+                self.anchored_ns = recorded_ns;
+                self.is_tied = true;
+            }
             Purpose::End(position) => self.covered = position.point,
             _ => {}
         }
@@ -161,13 +166,13 @@ impl<E: Copy, S> Lane<E, S> {
             (Purpose::Anchor, _) => Some(pending.recorded_ns),
             (_, chained) => chained.map(|(at_ns, _)| at_ns),
         };
-        // Without a tie the prediction has to do until there is one.
-        let tied_ns = at_ns.unwrap_or(match &pending.purpose {
-            Purpose::End(position) => position.expected_ns,
-            _ => pending.recorded_ns,
-        });
-        self.base = Some(Base { event: pending.event, at_ns: tied_ns });
+        self.base = Some(Base { event: pending.event, at_ns: at_ns.unwrap_or(pending.recorded_ns) });
         (at_ns, base.map(|base| base.event))
+    }
+
+    /// Times can't be told any more, until there is an anchor again.
+    pub fn cut_loose(&mut self) {
+        self.is_tied = false;
     }
 
     /// All events, which nothing will be told of any more.

@@ -11,7 +11,8 @@ use crate::cost::{CostModel, Estimate, Unit};
 use crate::lane::{Plan, Purpose};
 use crate::machine::Machine;
 use crate::state::{Pass, State};
-use crate::timeline::{Position, Sample};
+use crate::timeline::{Position, Sample, Wait};
+use crate::wait::Held;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
@@ -56,8 +57,6 @@ pub struct Meter<M: Machine, W> {
     pub(crate) moved_ns: AtomicI64,
     /// The longest piece of work seen, in GPU time.
     pub(crate) longest_ns: AtomicU64,
-    /// How long work that is late is waited for, see [`wait`](crate::wait).
-    pub(crate) patience_ns: AtomicU64,
     pairs: AtomicU32,
 }
 
@@ -74,7 +73,6 @@ where
             state: Mutex::new(State::default()),
             moved_ns: AtomicI64::new(0),
             longest_ns: AtomicU64::new(0),
-            patience_ns: AtomicU64::new(crate::wait::PATIENCE_NS),
             pairs: AtomicU32::new(0),
         }
     }
@@ -116,7 +114,7 @@ where
         let estimate = self.model.estimate(&unit);
         let now_ns = machine.now_ns();
         let pass = match estimate.known {
-            true => self.state.lock().pass(stream.lane, now_ns, &unit, estimate.cost_ns),
+            true => self.state.lock().pass(stream.lane, now_ns, &unit, &estimate),
             false => Pass::Refused,
         };
         if pass == Pass::Refused {
@@ -145,17 +143,23 @@ where
         estimate: Estimate,
         driver: impl FnOnce() -> Result<R, X>,
     ) -> Result<R, X> {
-        let Estimate { cost_ns, known, .. } = if estimate.known {
-            estimate
+        let (estimate, first) = if estimate.known {
+            (estimate, Held::UntilDue)
         } else {
-            self.wait_for_first(machine, &unit);
-            self.model.estimate(&unit)
+            let held = self.wait_for_first(machine, &unit);
+            (self.model.estimate(&unit), held)
         };
-        self.post(machine, cost_ns);
+        let Estimate { cost_ns, known, .. } = estimate;
+        // What is known by now changes what is due.
+        self.settle(machine);
+        let held = self.post(machine, cost_ns);
         let now_ns = machine.now_ns();
         let planned = self.state.lock().plan(stream.lane, now_ns, &unit, cost_ns, known);
         let plan = planned.map_or(Plan::default(), |plan| self.record_before(machine, stream, plan));
         let called_ns = machine.now_ns();
+        if Held::LetThrough == first || Held::LetThrough == held {
+            self.state.lock().timeline.release(called_ns, cost_ns);
+        }
         let done = driver();
         let returned_ns = machine.now_ns();
         let mut is_measured = false;
@@ -164,7 +168,7 @@ where
                 let mut state = self.state.lock();
                 state.call.learn(returned_ns - called_ns, unit.waits);
                 let arrival_ns = if unit.waits { called_ns + state.call.ns() } else { returned_ns };
-                state.arrive(stream.lane, arrival_ns, &unit, cost_ns, plan.start);
+                state.arrive(stream.lane, arrival_ns, &unit, &estimate, plan.start);
                 if !unit.waits {
                     state.arrived(stream.lane, returned_ns);
                 }
@@ -186,7 +190,7 @@ where
             self.state.lock().end_probe(unit.key());
             if done.is_ok() {
                 // It can't be measured here: the guess has to do.
-                self.model.learn(&unit, cost_ns, 1.0);
+                self.model.learn(&unit, cost_ns as f32);
             }
         }
         self.settle(machine);
@@ -194,7 +198,7 @@ where
     }
 
     /// Charges the bucket with everything up to and including work of `cost_ns`, and waits until it may start.
-    fn post(&self, machine: &M, cost_ns: u64) {
+    fn post(&self, machine: &M, cost_ns: u64) -> Held {
         let now_ns = machine.now_ns();
         self.longest_ns.fetch_max(cost_ns, Ordering::Relaxed);
         let (charge, is_late) = {
@@ -210,8 +214,9 @@ where
         words.adopt_share_ppm(now_ns, share_ppm);
         let charged = words.charge(now_ns, charge, share_ppm, self.debt_bound_ns());
         if is_late || charged.due_ns > now_ns.saturating_add(wall_ns(BURST_NS, share_ppm)) {
-            self.wait(machine, charged.due_ns, moved_ns, share_ppm);
+            return self.wait(machine, charged.due_ns, moved_ns, share_ppm);
         }
+        Held::UntilDue
     }
 
     /// Charges what is not charged yet, without waiting: the program has waited for its work anyway.
@@ -301,14 +306,16 @@ where
     /// The program has waited for a stream, in a call made at `called_ns` that returned just now.
     pub fn synchronized(&self, machine: &M, stream: &StreamOf<M>, called_ns: u64) {
         let returned_ns = self.settle_if_pending(machine);
-        let sample = self.state.lock().waited(stream.lane, called_ns, returned_ns);
+        let wait = Wait { called_ns, returned_ns, is_of_work: false };
+        let sample = self.state.lock().waited(stream.lane, wait);
         self.learn_of_wait(machine, sample, false);
     }
 
     /// The program has waited for all streams that `was_waited_for` says, likewise.
     pub fn synchronized_all(&self, machine: &M, was_waited_for: impl Fn(&M::Stream) -> bool, called_ns: u64) {
         let returned_ns = self.settle_if_pending(machine);
-        self.state.lock().waited_for_all(was_waited_for, called_ns, returned_ns);
+        let wait = Wait { called_ns, returned_ns, is_of_work: false };
+        self.state.lock().waited_for_all(was_waited_for, wait);
         self.learn_of_wait(machine, None, false);
     }
 
@@ -324,8 +331,8 @@ where
 
     /// Work whose call waits for it is done.
     fn returned(&self, machine: &M, stream: &StreamOf<M>, called_ns: u64) {
-        let returned_ns = machine.now_ns();
-        let sample = self.state.lock().waited(stream.lane, called_ns, returned_ns);
+        let wait = Wait { called_ns, returned_ns: machine.now_ns(), is_of_work: true };
+        let sample = self.state.lock().waited(stream.lane, wait);
         self.learn_of_wait(machine, sample, true);
     }
 

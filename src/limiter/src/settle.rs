@@ -3,7 +3,6 @@
 use crate::lane::Purpose;
 use crate::machine::{Machine, Progress};
 use crate::meter::{Meter, Shared};
-use crate::wait::PATIENCE_NS;
 use std::sync::atomic::Ordering;
 
 impl<M: Machine, W: Shared> Meter<M, W>
@@ -23,36 +22,31 @@ where
             let Some(reading) = self.state.lock().next_pending(lane) else { break };
             lane = reading.lane;
             let event = reading.pending.event;
-            let elapsed_ns = match machine.progress(event) {
-                Progress::Pending => {
-                    lane += 1;
-                    continue;
-                }
-                Progress::Done => match reading.base {
-                    Some(base) => machine.elapsed_ns(base, event).map(Some),
-                    None => Some(None),
-                },
-                Progress::Lost => None,
-            };
-            let unused = match elapsed_ns {
-                Some(elapsed_ns) => {
-                    let now_ns = machine.now_ns();
-                    let (sample, unused) = self.state.lock().happened(&reading, elapsed_ns, now_ns);
-                    samples.extend(sample);
-                    if matches!(reading.pending.purpose, Purpose::End(_)) {
-                        self.patience_ns.store(PATIENCE_NS, Ordering::Relaxed);
-                    }
-                    count += 1;
-                    unused
-                }
-                None => self.state.lock().lost(&reading),
+            let progress = machine.progress(event);
+            if progress == Progress::Pending {
+                lane += 1;
+                continue;
+            }
+            let base = reading.base.filter(|_| progress == Progress::Done);
+            let elapsed_ns = base.and_then(|base| machine.elapsed_ns(base, event));
+            let is_anchor = matches!(reading.pending.purpose, Purpose::Anchor);
+            let unused = if elapsed_ns.is_some() || (is_anchor && progress == Progress::Done) {
+                let now_ns = machine.now_ns();
+                let (sample, unused) = self.state.lock().happened(&reading, elapsed_ns, now_ns);
+                samples.extend(sample);
+                count += 1;
+                unused
+            } else {
+                self.state.lock().lost(&reading)
             };
             if let Some(unused) = unused {
                 machine.recycle(unused);
             }
         }
         self.state.lock().end_settling();
-        if count > 0 {
+        if samples.is_empty() {
+            self.put_down(machine);
+        } else {
             let fraction = self.put_down(machine);
             for sample in samples {
                 sample.teach(&self.model, fraction);

@@ -2,19 +2,25 @@
 //!
 //! Owns every decision that needs more than one of these. Nothing here calls the machine or the program.
 
-use crate::cost::{CostModel, Unit};
+use crate::cost::{CostModel, Estimate, Unit};
 use crate::lane::{Lane, Pending, Plan, Purpose};
-use crate::timeline::{Point, Position, Sample, Timeline};
+use crate::timeline::{Point, Position, Sample, Timeline, Wait};
 
 /// Predicted work after which a launch takes the long way, and the device gets another event.
 pub const SEGMENT_NS: u64 = 1_000_000;
 /// A device that is used gets an event at least this often, however little the work.
 const SAMPLE_NS: u64 = 50_000_000;
+/// After an event could not be recorded, none is tried for so long.
+const RETRY_NS: u64 = 10_000_000;
 /// Work is late when it takes this much longer than predicted, and twice as long.
 const LATE_NS: u64 = 2_000_000;
 /// Kinds that were never measured and may be in flight at a time. Otherwise a program could queue minutes of work
 /// before the first of it is known to be long.
 const PROBES: usize = 4;
+
+/// How much longer than predicted work may take before it is thought to wait for a launch, at first and at most.
+const PATIENCE_NS: u64 = 10_000_000;
+const LONGEST_PATIENCE_NS: u64 = 1_000_000_000;
 
 /// What a launch call takes, on average.
 #[derive(Clone, Copy, Debug)]
@@ -87,8 +93,12 @@ pub struct State<E, S> {
     probed: Vec<u64>,
     /// When an event was last read.
     progress_ns: u64,
+    /// How long work that is late is waited for, see [`wait`](crate::wait).
+    patience_ns: u64,
     /// Events could be recorded, when last tried.
     can_record: bool,
+    /// No event is recorded before.
+    retry_ns: u64,
 }
 
 impl<E, S> Default for State<E, S> {
@@ -104,7 +114,9 @@ impl<E, S> Default for State<E, S> {
             is_settling: false,
             probed: Vec::new(),
             progress_ns: 0,
+            patience_ns: PATIENCE_NS,
             can_record: true,
+            retry_ns: 0,
         }
     }
 }
@@ -158,16 +170,18 @@ impl<E: Copy, S: Copy> State<E, S> {
 
     /// Takes in a launch that needs nothing before it, if it is one.
     #[inline]
-    pub fn pass(&mut self, lane: usize, now_ns: u64, unit: &Unit, cost_ns: u64) -> Pass {
+    pub fn pass(&mut self, lane: usize, now_ns: u64, unit: &Unit, estimate: &Estimate) -> Pass {
+        let cost_ns = estimate.cost_ns;
         if self.unposted_ns + cost_ns >= SEGMENT_NS || now_ns >= self.sample_due_ns {
             return Pass::Refused;
         }
         let Some(Some(stream)) = self.lanes.get_mut(lane) else { return Pass::Refused };
-        if stream.is_held {
+        let may_be_tied = !stream.is_tied && stream.tail_ns <= now_ns && now_ns >= self.retry_ns;
+        if stream.is_held || may_be_tied {
             return Pass::Refused;
         }
         let pass = if self.timeline.is_over() { Pass::First } else { Pass::Further };
-        stream.last = self.timeline.arrive(lane, now_ns + self.call.ns(), unit, cost_ns);
+        stream.last = self.timeline.arrive(lane, now_ns + self.call.ns(), unit, estimate);
         stream.tail_ns = self.timeline.end_ns();
         self.unposted_ns += cost_ns;
         self.unposted_count += 1;
@@ -183,11 +197,11 @@ impl<E: Copy, S: Copy> State<E, S> {
     }
 
     /// Takes in a launch that went the long way.
-    pub fn arrive(&mut self, lane: usize, arrival_ns: u64, unit: &Unit, cost_ns: u64, is_held: bool) {
+    pub fn arrive(&mut self, lane: usize, arrival_ns: u64, unit: &Unit, estimate: &Estimate, is_held: bool) {
         let timeline = &mut self.timeline;
         let Some(Some(stream)) = self.lanes.get_mut(lane) else { return };
         let point = if is_held {
-            let point = timeline.arrive_held(arrival_ns, unit, cost_ns);
+            let point = timeline.arrive_held(arrival_ns, unit, estimate);
             if let Some(start) =
                 stream.pending.iter_mut().rev().find(|event| matches!(event.purpose, Purpose::Start(None)))
             {
@@ -195,7 +209,7 @@ impl<E: Copy, S: Copy> State<E, S> {
             }
             point
         } else {
-            timeline.arrive(lane, arrival_ns, unit, cost_ns)
+            timeline.arrive(lane, arrival_ns, unit, estimate)
         };
         stream.is_held = false;
         stream.last = point;
@@ -225,14 +239,16 @@ impl<E: Copy, S: Copy> State<E, S> {
         let is_due = now_ns >= self.sample_due_ns;
         self.sample_due_ns = now_ns + SAMPLE_NS;
         let is_much = self.timeline.since_event_ns() + cost_ns >= SEGMENT_NS / 2;
+        let may_retry = now_ns >= self.retry_ns;
         let stream = self.lane(lane)?;
         // The call itself tells when such work is done.
-        if unit.waits || stream.is_recording || !stream.has_room() {
+        if unit.waits || stream.is_recording || !stream.has_room() || !may_retry {
             return None;
         }
         stream.is_recording = true;
         let plan = stream.plan(now_ns);
-        Some(Plan { end: is_due || is_much || !known || plan.anchor, ..plan })
+        let is_tied = stream.is_tied || plan.anchor;
+        Some(Plan { end: is_tied && (is_due || is_much || !known || plan.anchor), ..plan })
     }
 
     /// The launch that was planned is over.
@@ -244,8 +260,9 @@ impl<E: Copy, S: Copy> State<E, S> {
 
     /// The position behind all of a stream's work, for an event.
     pub fn position(&mut self, lane: usize, now_ns: u64) -> Option<Position> {
-        let point = self.lane(lane)?.last;
-        Some(self.timeline.position(point, now_ns))
+        let stream = self.lane(lane)?;
+        let (point, tail_ns) = (stream.last, stream.tail_ns);
+        Some(self.timeline.position(point, tail_ns, now_ns))
     }
 
     /// As [`State::position`], if there is work that no event is behind.
@@ -270,6 +287,9 @@ impl<E: Copy, S: Copy> State<E, S> {
         purpose: Purpose,
     ) -> Result<(), Option<E>> {
         self.can_record = event.is_some();
+        if !self.can_record {
+            self.retry_ns = now_ns + RETRY_NS;
+        }
         match (self.lanes.get_mut(lane), event) {
             (Some(Some(stream)), Some(event)) => {
                 stream.recorded(event, now_ns, purpose);
@@ -355,20 +375,56 @@ impl<E: Copy, S: Copy> State<E, S> {
                 self.progress_ns = now_ns;
                 stream.done = position.point;
                 stream.done_ns = at_ns;
-                sample = match at_ns {
-                    Some(at_ns) => timeline.happened(position, at_ns, reading.pending.recorded_ns),
-                    None => {
-                        timeline.lost(position);
-                        None
-                    }
-                };
-                self.probed.retain(|&key| !position.has(key));
-                if self.lanes.iter().flatten().all(Lane::is_idle) {
-                    self.timeline.idle(now_ns);
+                let at_ns = at_ns.unwrap_or(now_ns);
+                if !timeline.was_let_go(at_ns) {
+                    self.patience_ns = PATIENCE_NS;
                 }
+                let is_all = self.is_all_done(position.point, at_ns);
+                let (learned, shift_ns) =
+                    self.timeline.happened(position, at_ns, reading.pending.recorded_ns, is_all);
+                sample = learned;
+                self.probed.retain(|&key| !position.has(key));
+                self.expect_anew(position.point, shift_ns, now_ns);
             }
         }
         (sample, unused)
+    }
+
+    /// Whether everything given before a point was done at `at_ns`, as far as can be told.
+    fn is_all_done(&self, point: Point, at_ns: u64) -> bool {
+        let by_ns = at_ns + self.timeline.tolerance_ns(point);
+        let is_behind = |lane: &Lane<E, S>| {
+            lane.last.run == point.run
+                && lane.last.given_ns < point.given_ns
+                && !lane.is_idle()
+                && lane.tail_ns > by_ns
+        };
+        !self.lanes.iter().flatten().any(is_behind)
+    }
+
+    /// What was given after a point is expected later by `shift_ns`, and the run ends when the last of it is done.
+    fn expect_anew(&mut self, point: Point, shift_ns: i64, now_ns: u64) {
+        let is_later = |other: Point| other.run == point.run && other.given_ns > point.given_ns;
+        for lane in self.lanes.iter_mut().flatten() {
+            if is_later(lane.last) {
+                lane.tail_ns = lane.tail_ns.saturating_add_signed(shift_ns);
+            }
+            for pending in &mut lane.pending {
+                if let Purpose::End(position) = &mut pending.purpose
+                    && is_later(position.point)
+                {
+                    position.expected_ns = position.expected_ns.saturating_add_signed(shift_ns);
+                }
+            }
+        }
+        let busy = || self.lanes.iter().flatten().filter(|lane| !lane.is_idle());
+        if busy().next().is_none() {
+            self.timeline.idle(now_ns);
+        } else {
+            let tails = busy().filter(|lane| lane.last.run == point.run).map(|lane| lane.tail_ns);
+            let end_ns = tails.max().unwrap_or(0);
+            self.timeline.expect_end(point.run, end_ns);
+        }
     }
 
     /// An event will tell nothing. Returns it, if it still is this meter's.
@@ -376,37 +432,38 @@ impl<E: Copy, S: Copy> State<E, S> {
         if reading.removals != self.removals {
             return None;
         }
-        let pending = self.lanes.get_mut(reading.lane)?.as_mut()?.pending.pop_front()?;
+        let lane = self.lanes.get_mut(reading.lane)?.as_mut()?;
+        lane.cut_loose();
+        let pending = lane.pending.pop_front()?;
         Self::forget(&mut self.timeline, &mut self.probed, &pending);
         Some(pending.event)
     }
 
     /// The program waited for a stream.
-    pub fn waited(&mut self, lane: usize, called_ns: u64, returned_ns: u64) -> Option<Sample> {
+    pub fn waited(&mut self, lane: usize, wait: Wait) -> Option<Sample> {
         let Some(Some(stream)) = self.lanes.get_mut(lane) else { return None };
-        if stream.last == Point::default() {
+        let (point, expected_ns) = (stream.last, stream.tail_ns);
+        if point == Point::default() {
             return None;
         }
-        let measured_ns = stream.done_ns.filter(|_| stream.done == stream.last);
-        let sample = if stream.covered == stream.last && measured_ns.is_none() && !stream.is_idle() {
-            // Its event has not been read yet, and will tell better.
-            None
-        } else if stream.is_idle() && measured_ns.is_none() {
-            None
-        } else {
-            self.timeline.waited(stream.last, called_ns, returned_ns, measured_ns)
-        };
-        stream.done = stream.last;
+        let measured_ns = stream.done_ns.filter(|_| stream.done == point);
+        // An event that is still to be read will tell better, and what is known can't be known better.
+        let is_news = measured_ns.is_some() || (!stream.is_idle() && stream.covered != point);
+        stream.done = point;
         stream.done_ns = None;
-        stream.tail_ns = stream.tail_ns.min(returned_ns);
-        if self.lanes.iter().flatten().all(Lane::is_idle) {
-            self.timeline.idle(returned_ns);
-        }
+        stream.tail_ns = expected_ns.min(wait.returned_ns);
+        let (sample, shift_ns) = if is_news {
+            let is_all = self.is_all_done(point, wait.returned_ns);
+            self.timeline.waited(point, wait, expected_ns, measured_ns, is_all)
+        } else {
+            (None, 0)
+        };
+        self.expect_anew(point, shift_ns, wait.returned_ns);
         sample
     }
 
     /// The program waited for several streams.
-    pub fn waited_for_all(&mut self, was_waited_for: impl Fn(&S) -> bool, called_ns: u64, returned_ns: u64) {
+    pub fn waited_for_all(&mut self, was_waited_for: impl Fn(&S) -> bool, wait: Wait) {
         // What was given last was done last, and only of that the call's return tells.
         let waited = |lane: &Lane<E, S>| was_waited_for(&lane.stream);
         let last = |(_, lane): &(usize, &Lane<E, S>)| lane.last.given_ns;
@@ -416,10 +473,10 @@ impl<E: Copy, S: Copy> State<E, S> {
             if let Some(lane) = lane.as_mut().filter(|lane| index != last && waited(lane)) {
                 lane.done = lane.last;
                 lane.done_ns = None;
-                lane.tail_ns = lane.tail_ns.min(returned_ns);
+                lane.tail_ns = lane.tail_ns.min(wait.returned_ns);
             }
         }
-        self.waited(last, called_ns, returned_ns);
+        self.waited(last, wait);
     }
 
     /// What is in flight and will be told of.
@@ -434,6 +491,16 @@ impl<E: Copy, S: Copy> State<E, S> {
         let work_ns = first.work_ns(model);
         // Whatever was late before makes this late as well.
         Some(Flight { first_ns: first.expected_ns.max(self.progress_ns.saturating_add(work_ns)), work_ns })
+    }
+
+    /// Whether what is in flight has been late for so long that it may be waiting for a launch; then the next time may
+    /// take longer.
+    pub fn loses_patience(&mut self, flight: &Flight, late_ns: u64) -> bool {
+        let loses = late_ns >= self.patience_ns.max(2 * flight.work_ns);
+        if loses {
+            self.patience_ns = (2 * self.patience_ns).min(LONGEST_PATIENCE_NS);
+        }
+        loses
     }
 
     /// Whether a kind that was never measured may be given now: it has been measured by now, or too little else that

@@ -13,7 +13,7 @@
 //! What is known for certain is reported as soon as it is, in order; a run that nothing more will be learned of
 //! is reported as predicted.
 
-use crate::cost::{CostModel, Unit};
+use crate::cost::{CostModel, Estimate, Unit};
 use crate::delay::{EventCost, WaitDelay};
 use std::collections::VecDeque;
 use vcuda_core::compute::Busy;
@@ -27,11 +27,11 @@ const SHORT_NS: u64 = 40_000;
 const KINDS: usize = 8;
 /// A time stamp this soon after the event's recording says that the stream was idle by then, not when it ran dry.
 const PROMPT_NS: u64 = 400;
-/// A wait that lasts this much longer than expected, or several times as long as the run, is the thread's own delay.
-const LARGEST_DELAY_NS: u64 = 50_000;
+/// See [`Timeline::tolerance_ns`].
+const ORDER_NS: u64 = 20_000;
 /// A guess may be some microseconds off, so that only work this long is learned from if it began with one.
 const GUESSED_NS: u64 = 200_000;
-/// Work that ends this soon after a launch was let through may have waited for it.
+/// Work that ends this soon after a launch that was let through, or after that launch's work, may have waited for it.
 const RELEASE_NS: u64 = 1_000_000;
 
 /// A place in the row of everything given to the device.
@@ -49,6 +49,17 @@ struct Part {
     unit: Unit,
     estimated_ns: u64,
     count: u32,
+    /// How far the estimate may be off, in parts of it.
+    doubt: f32,
+}
+
+/// Doubt about a guess, about the estimate of a shape from others of its function, and about one that was measured.
+fn doubt(estimate: &Estimate) -> f32 {
+    match estimate {
+        Estimate { known: false, .. } => 1e6,
+        Estimate { exact: false, .. } => 10.0,
+        _ => 1.0,
+    }
 }
 
 impl Part {
@@ -64,7 +75,8 @@ pub struct Parts([Option<Part>; KINDS]);
 
 impl Parts {
     #[inline]
-    fn add(&mut self, unit: &Unit, estimated_ns: u64) {
+    fn add(&mut self, unit: &Unit, estimate: &Estimate) {
+        let Estimate { cost_ns: estimated_ns, .. } = *estimate;
         for place in &mut self.0 {
             match place {
                 Some(part) if part.unit.kind == unit.kind && part.unit.family == unit.family => {
@@ -75,13 +87,13 @@ impl Parts {
                 }
                 Some(_) => {}
                 None => {
-                    *place = Some(Part { unit: *unit, estimated_ns, count: 1 });
+                    *place = Some(Part { unit: *unit, estimated_ns, count: 1, doubt: doubt(estimate) });
                     return;
                 }
             }
         }
         if let Some(last) = self.0.last_mut() {
-            *last = Some(Part { unit: *unit, estimated_ns, count: 1 });
+            *last = Some(Part { unit: *unit, estimated_ns, count: 1, doubt: doubt(estimate) });
         }
     }
 
@@ -170,17 +182,29 @@ impl Run {
 #[derive(Clone, Copy, Debug)]
 pub struct Sample {
     parts: Parts,
-    /// Measured time over predicted time.
-    ratio: f32,
+    predicted_ns: u64,
     measured_ns: u64,
 }
 
 impl Sample {
     /// Teaches the model. `fraction` of the measured time was nobody else's.
+    ///
+    /// Where several kinds took longer than predicted together, it is told apart by how much each may be off: the
+    /// least that changes the estimates, weighed by their doubt, until the sum is right (a step of the normalised least
+    /// mean squares). Over many mixtures the kinds come out one by one.
     pub fn teach(&self, model: &CostModel, fraction: f32) {
-        for part in self.parts.0.iter().flatten() {
-            let estimated_ns = part.estimated_ns / u64::from(part.count.max(1));
-            model.learn(&part.mean_unit(), estimated_ns, self.ratio * fraction);
+        let surplus_ns = self.measured_ns as f32 * fraction - self.predicted_ns as f32;
+        let parts = || {
+            self.parts.0.iter().flatten().map(|part| {
+                let count = part.count.max(1) as f32;
+                let estimated_ns = part.estimated_ns as f32 / count;
+                (part, count, estimated_ns, (part.doubt * estimated_ns).powi(2))
+            })
+        };
+        let sum: f32 = parts().map(|(_, count, _, variance)| count * count * variance).sum();
+        for (part, count, estimated_ns, variance) in parts() {
+            let took_ns = estimated_ns + surplus_ns * count * variance / sum;
+            model.learn(&part.mean_unit(), took_ns.max(0.0));
         }
     }
 
@@ -188,6 +212,17 @@ impl Sample {
     pub fn single_ns(&self) -> Option<u64> {
         (self.parts.count() == 1).then_some(self.measured_ns)
     }
+}
+
+/// A call of the program's that returned when work was done.
+#[derive(Clone, Copy, Debug)]
+pub struct Wait {
+    /// When it was made.
+    pub called_ns: u64,
+    /// When it returned.
+    pub returned_ns: u64,
+    /// The call was for the very work, and can't have taken long for another reason.
+    pub is_of_work: bool,
 }
 
 /// The row of runs.
@@ -208,8 +243,8 @@ pub struct Timeline {
     event_given_ns: u64,
     /// The stream into which an event was recorded after all its work, if nothing was given since.
     event_last_on: Option<usize>,
-    /// When a launch was last let through because work might be waiting for it.
-    released_ns: u64,
+    /// When a launch was last let through because work might be waiting for it, and what that launch takes.
+    released: (u64, u64),
     /// What events take.
     pub event_cost: EventCost,
     /// How late waits return.
@@ -227,7 +262,7 @@ impl Default for Timeline {
             parts: Parts::default(),
             event_given_ns: 0,
             event_last_on: None,
-            released_ns: 0,
+            released: (0, 0),
             event_cost: EventCost::default(),
             wait_delay: WaitDelay::default(),
         }
@@ -249,7 +284,8 @@ impl Timeline {
 
     /// Takes in work that reaches its stream at about `arrival_ns`.
     #[inline]
-    pub fn arrive(&mut self, stream: usize, arrival_ns: u64, unit: &Unit, cost_ns: u64) -> Point {
+    pub fn arrive(&mut self, stream: usize, arrival_ns: u64, unit: &Unit, estimate: &Estimate) -> Point {
+        let cost_ns = estimate.cost_ns;
         let start_ns = arrival_ns + self.event_cost.idle_ns;
         match self.runs.back_mut() {
             Some(run) if !run.is_over && start_ns < run.end_ns => {
@@ -266,7 +302,7 @@ impl Timeline {
         }
         self.event_last_on = None;
         self.given_ns += cost_ns;
-        self.parts.add(unit, cost_ns);
+        self.parts.add(unit, estimate);
         self.point()
     }
 
@@ -296,14 +332,15 @@ impl Timeline {
 
     /// Takes in work that may start later than it arrives: its stream waits for something else first. An event
     /// recorded before it will tell.
-    pub fn arrive_held(&mut self, arrival_ns: u64, unit: &Unit, cost_ns: u64) -> Point {
+    pub fn arrive_held(&mut self, arrival_ns: u64, unit: &Unit, estimate: &Estimate) -> Point {
+        let cost_ns = estimate.cost_ns;
         self.begin_run((arrival_ns + self.event_cost.idle_ns).max(self.end_ns()), cost_ns);
         if let Some(run) = self.runs.back_mut() {
             run.pending += 1;
         }
         self.event_last_on = None;
         self.given_ns += cost_ns;
-        self.parts.add(unit, cost_ns);
+        self.parts.add(unit, estimate);
         self.point()
     }
 
@@ -367,19 +404,19 @@ impl Timeline {
         self.reported_ns += cost_ns;
     }
 
-    /// The place of an event that is about to be recorded behind the work up to `point`.
-    pub fn position(&mut self, point: Point, now_ns: u64) -> Position {
+    /// The place of an event that is about to be recorded behind the work up to `point`, expected to be done at
+    /// `tail_ns`.
+    pub fn position(&mut self, point: Point, tail_ns: u64, now_ns: u64) -> Position {
         let is_last = point == self.point_if_any();
         let mut position = Position {
             point,
-            expected_ns: now_ns,
+            expected_ns: now_ns.max(tail_ns),
             floor_ns: i64::MIN,
             parts: std::mem::take(&mut self.parts),
         };
         let given_ns = self.given_ns;
         if let Some(run) = self.run_mut(point.run) {
             run.pending += 1;
-            position.expected_ns = now_ns.max(run.end_ns.saturating_sub(run.given_ns - point.given_ns));
             if is_last {
                 position.floor_ns = std::mem::replace(&mut run.floor_ns, i64::MIN);
             }
@@ -399,56 +436,78 @@ impl Timeline {
         if self.runs.is_empty() { Point::default() } else { self.point() }
     }
 
+    fn run(&self, number: u64) -> Option<&Run> {
+        self.runs.get(usize::try_from(number.checked_sub(self.first)?).ok()?)
+    }
+
     fn run_mut(&mut self, number: u64) -> Option<&mut Run> {
         self.runs.get_mut(usize::try_from(number.checked_sub(self.first)?).ok()?)
     }
 
-    /// The event at a position, recorded at `recorded_ns`, happened at `at_ns`.
-    pub fn happened(&mut self, position: &Position, at_ns: u64, recorded_ns: u64) -> Option<Sample> {
-        let released_ns = self.released_ns;
+    /// By how much a moment may be off before the order of work is in doubt: a time stamp that much earlier than
+    /// expected tells that its stream did not wait for the others.
+    pub fn tolerance_ns(&self, point: Point) -> u64 {
+        let known_ns = self.run(point.run).map_or(point.given_ns, |run| run.known.given_ns);
+        ORDER_NS + point.given_ns.saturating_sub(known_ns) / 4
+    }
+
+    /// The event at a position, recorded at `recorded_ns`, happened at `at_ns`. `is_all` if everything given before it
+    /// was done by then, on other streams too. What was given after it in the same run is to be expected later by the
+    /// shift returned.
+    pub fn happened(
+        &mut self,
+        position: &Position,
+        at_ns: u64,
+        recorded_ns: u64,
+        is_all: bool,
+    ) -> (Option<Sample>, i64) {
+        const NOTHING: (Option<Sample>, i64) = (None, 0);
+        let was_let_go = self.was_let_go(at_ns);
         let event_ns = self.event_cost.queued_ns;
-        let run = self.run_mut(position.point.run)?;
+        let given_ns = position.point.given_ns;
+        let Some(run) = self.run_mut(position.point.run) else { return NOTHING };
         run.pending = run.pending.saturating_sub(1);
         let before = run.known;
-        let given_ns = position.point.given_ns;
-        if given_ns <= before.given_ns {
-            // A later event is known already. What this one says about the end it has said.
-            run.busy_to_ns = run.busy_to_ns.max(at_ns);
-            run.end_ns = run.end_ns.max(at_ns);
-            self.push_later(position.point.run);
-            return None;
+        if at_ns <= recorded_ns + PROMPT_NS && at_ns >= position.expected_ns {
+            return NOTHING;
         }
-        let left_ns = run.given_ns - given_ns;
-        let expected_ns = run.end_ns.saturating_sub(left_ns);
-        if at_ns <= recorded_ns + PROMPT_NS && at_ns >= expected_ns {
-            return None;
+        run.busy_to_ns = run.busy_to_ns.max(at_ns);
+        run.end_ns = run.end_ns.max(at_ns);
+        if given_ns <= before.given_ns || !is_all {
+            self.push_later(position.point.run);
+            return NOTHING;
         }
         // Work that came after the moment known before was done, however early that was.
+        let is_event = before.source == Source::Event;
         let gap_ns =
-            (position.floor_ns.saturating_add(before.given_ns as i64)).saturating_sub(before.at_ns as i64);
-        let gap_ns = if before.source == Source::Event { gap_ns.max(0) as u64 } else { 0 };
+            position.floor_ns.saturating_add(before.given_ns as i64).saturating_sub(before.at_ns as i64);
+        let gap_ns = if is_event { gap_ns.max(0) as u64 } else { 0 };
+        let between_ns = if is_event && gap_ns == 0 { event_ns } else { 0 };
         run.dry_ns += gap_ns;
-        let measured_ns = at_ns.saturating_sub(before.at_ns + gap_ns);
-        let measured_ns = measured_ns.saturating_sub(if before.source == Source::Event && gap_ns == 0 {
-            event_ns
-        } else {
-            0
-        });
+        let measured_ns = at_ns.saturating_sub(before.at_ns + gap_ns + between_ns);
         run.known = Known { at_ns, given_ns, source: Source::Event };
-        run.busy_to_ns = run.busy_to_ns.max(at_ns);
-        let later_ns = at_ns.max(run.floor_ns.saturating_add(given_ns as i64).max(0) as u64);
-        run.end_ns = run.busy_to_ns.max(later_ns + left_ns);
+        let next_ns = at_ns.max(run.floor_ns.saturating_add(given_ns as i64).max(0) as u64);
+        run.end_ns = run.busy_to_ns.max(next_ns + (run.given_ns - given_ns));
         self.push_later(position.point.run);
-        let was_let_go = released_ns > before.at_ns
-            && at_ns > released_ns
-            && at_ns - released_ns < RELEASE_NS.max(measured_ns / 16);
         let predicted_ns = given_ns - before.given_ns;
         let is_exact = before.source != Source::Guess || measured_ns >= GUESSED_NS;
-        (is_exact && !was_let_go).then_some(Sample {
-            parts: position.parts,
-            ratio: measured_ns as f32 / predicted_ns as f32,
-            measured_ns,
-        })
+        let sample = Sample { parts: position.parts, predicted_ns, measured_ns };
+        ((is_exact && !was_let_go).then_some(sample), next_ns.wrapping_sub(position.expected_ns) as i64)
+    }
+
+    /// The last run, if it has this number, is expected to end at `end_ns`, but not before it is known to have been busy.
+    pub fn expect_end(&mut self, number: u64, end_ns: u64) {
+        if number + 1 == self.first + self.runs.len() as u64
+            && let Some(run) = self.runs.back_mut()
+        {
+            run.end_ns = end_ns.max(run.busy_to_ns).max(run.start_ns);
+        }
+    }
+
+    /// Whether what was done at `at_ns` may have waited for a launch that was let through.
+    pub fn was_let_go(&self, at_ns: u64) -> bool {
+        let (released_ns, cost_ns) = self.released;
+        at_ns > released_ns && at_ns - released_ns < RELEASE_NS + 2 * cost_ns
     }
 
     /// The event at a position will tell nothing.
@@ -499,50 +558,52 @@ impl Timeline {
         }
     }
 
-    /// The program waited from `called_ns` to `returned_ns` for a stream whose last work ends at `point`. `measured_ns`
-    /// is when that was done, if an event has told. Says what was learned, which is exact only to a few microseconds.
+    /// The program waited for a stream whose last work ends at `point`, expected at `expected_ns`. `measured_ns` is
+    /// when that was done, if an event has told. `is_all` as for [`Timeline::happened`], and so is what is returned, but
+    /// it is exact only to a few microseconds.
     pub fn waited(
         &mut self,
         point: Point,
-        called_ns: u64,
-        returned_ns: u64,
+        wait: Wait,
+        expected_ns: u64,
         measured_ns: Option<u64>,
-    ) -> Option<Sample> {
+        is_all: bool,
+    ) -> (Option<Sample>, i64) {
+        const NOTHING: (Option<Sample>, i64) = (None, 0);
+        let Wait { called_ns, returned_ns, is_of_work } = wait;
         let delay_ns = self.wait_delay.ns();
         let is_last = point == self.point_if_any();
         if let Some(measured_ns) = measured_ns {
             if measured_ns > called_ns && measured_ns < returned_ns {
                 self.wait_delay.learn_measured(returned_ns - measured_ns);
             }
-            return None;
+            return NOTHING;
         }
         let parts = self.parts;
-        let run = self.run_mut(point.run)?;
-        if point.given_ns <= run.known.given_ns {
-            return None;
-        }
-        let left_ns = run.given_ns - point.given_ns;
-        let expected_ns = run.end_ns.saturating_sub(left_ns);
+        let Some(run) = self.run_mut(point.run) else { return NOTHING };
         let end_ns = returned_ns.saturating_sub(delay_ns).max(run.start_ns);
-        let at_ns = if end_ns <= called_ns {
-            // It was done before the program began to wait.
-            expected_ns.min(called_ns.max(run.start_ns))
-        } else if end_ns > expected_ns + LARGEST_DELAY_NS.max(4 * (run.end_ns - run.start_ns)) {
-            expected_ns
-        } else {
-            if is_last {
-                self.wait_delay.learn_unmeasured(returned_ns as i64 - expected_ns as i64);
-            }
-            end_ns
-        };
-        let run = self.run_mut(point.run)?;
+        let was_waited_for = is_of_work || end_ns > called_ns;
+        // Otherwise it was done before the program began to wait.
+        let at_ns = if was_waited_for { end_ns } else { expected_ns.min(called_ns.max(run.start_ns)) };
+        if was_waited_for {
+            run.busy_to_ns = run.busy_to_ns.max(at_ns);
+            run.end_ns = run.end_ns.max(at_ns);
+        }
+        if point.given_ns <= run.known.given_ns || !is_all {
+            self.push_later(point.run);
+            return NOTHING;
+        }
         let before = run.known;
         run.known = Known { at_ns, given_ns: point.given_ns, source: Source::Guess };
-        run.end_ns = run.busy_to_ns.max(at_ns + left_ns);
+        run.end_ns = run.busy_to_ns.max(at_ns + (run.given_ns - point.given_ns));
         self.push_later(point.run);
+        if is_last && was_waited_for && !is_of_work {
+            self.wait_delay.learn_unmeasured(returned_ns as i64 - expected_ns as i64);
+        }
         let measured_ns = at_ns.saturating_sub(before.at_ns);
-        let ratio = measured_ns as f32 / (point.given_ns - before.given_ns) as f32;
-        (is_last && at_ns == end_ns).then_some(Sample { parts, ratio, measured_ns })
+        let predicted_ns = point.given_ns - before.given_ns;
+        let sample = Sample { parts, predicted_ns, measured_ns };
+        ((is_last && was_waited_for).then_some(sample), at_ns.wrapping_sub(expected_ns) as i64)
     }
 
     /// All work is known to be done.
@@ -553,9 +614,9 @@ impl Timeline {
         }
     }
 
-    /// A launch is let through because work may be waiting for it.
-    pub fn release(&mut self, now_ns: u64) {
-        self.released_ns = now_ns;
+    /// A launch that takes `cost_ns` is made, let through because work may be waiting for it.
+    pub fn release(&mut self, now_ns: u64, cost_ns: u64) {
+        self.released = (now_ns, cost_ns);
     }
 
     /// Reports what is known for good and was not reported before: intervals, and the predicted time that had been
