@@ -7,7 +7,9 @@
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, c_char, c_void};
+use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr;
 use vcuda_driver::cuda::types::*;
 use vcuda_driver::nvml::types::*;
 
@@ -157,12 +159,40 @@ passed_as_is! {
     CUmemGenericAllocationHandle, CUmemLocation, CUexternalSemaphore, CUgraphicsResource, nvmlDevice_t,
 }
 
+/// A closure by reference, like `&dyn Fn() -> R`. There are hundreds, two for each hook, and a table of functions for
+/// each, which has to be relocated when the library is loaded, would be a tenth of the library.
+pub struct Call<'a, R> {
+    run: unsafe fn(*const ()) -> R,
+    closure: *const (),
+    lifetime: PhantomData<&'a ()>,
+}
+
+impl<'a, R> Call<'a, R> {
+    /// Refers to `closure`.
+    pub fn new<F: Fn() -> R>(closure: &'a F) -> Call<'a, R> {
+        unsafe fn run<R, F: Fn() -> R>(closure: *const ()) -> R {
+            // SAFETY: a `Call` keeps this function together with a closure of this type, and no longer than that lives.
+            unsafe { (*closure.cast::<F>())() }
+        }
+        Call { run: run::<R, F>, closure: ptr::from_ref(closure).cast(), lifetime: PhantomData }
+    }
+
+    /// As a closure, whose type does not depend on the one referred to.
+    pub fn into_fn(self) -> impl Fn() -> R + 'a
+    where
+        R: 'a,
+    {
+        // SAFETY: the closure lives.
+        move || unsafe { (self.run)(self.closure) }
+    }
+}
+
 /// Runs a hook body; a panic in it, which would be a bug of ours, becomes `fallback` and one line.
 ///
 /// Takes any body by reference, so that there is one guard and not one for each of the hooks.
 #[inline(never)]
-pub fn guard<R>(fallback: R, name: &str, body: &dyn Fn() -> R) -> R {
-    catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|_| {
+pub fn guard<R>(fallback: R, name: &str, body: Call<R>) -> R {
+    catch_unwind(AssertUnwindSafe(body.into_fn())).unwrap_or_else(|_| {
         crate::log::error!("{name}: internal error, please report it; the call was refused");
         fallback
     })

@@ -6,7 +6,7 @@
 //! keep their own original.
 #![allow(unsafe_code, non_upper_case_globals, non_snake_case, clippy::missing_safety_doc)]
 
-use crate::edge::{IntoSafe, guard};
+use crate::edge::{Call, IntoSafe, guard};
 use crate::hook;
 use crate::hook::copy::{Legacy, PerThread};
 use crate::leaked::Leaked;
@@ -19,11 +19,9 @@ use vcuda_driver::{cuda_signature, nvml_signature};
 
 /// One hooked symbol.
 pub struct Hook {
-    /// The ABI symbol.
-    pub name: &'static str,
-    /// The function this library exports under that name.
+    /// The function this library exports.
     pub address: *const (),
-    /// The driver's own.
+    /// The driver's own, of the same name.
     pub original: &'static Original,
 }
 
@@ -72,18 +70,20 @@ macro_rules! define {
     };
     (@governed $group:ident $errors:ident $body:path, $name:ident($($argument:ident: $type:ty),*) -> $result:ty) => {
         unsafe extern "C" fn governed($($argument: $type),*) -> $result {
-            guard(Err($errors::UNKNOWN), stringify!($name), &|| {
-                let driver = || {
-                    type Function = unsafe extern "C" fn($($type),*) -> $result;
-                    // SAFETY: the slot holds the driver's function of this very ABI symbol (or a stand-in
-                    // that reads no arguments), whose signature the table gives; and a body runs it within
-                    // the program's own call only, with its arguments.
-                    unsafe {
-                        std::mem::transmute::<usize, Function>(originals::$name.address())($($argument),*)
-                    }
-                };
+            let driver = || {
+                type Function = unsafe extern "C" fn($($type),*) -> $result;
+                // SAFETY: the slot holds the driver's function of this very ABI symbol (or a stand-in
+                // that reads no arguments), whose signature the table gives; and a body runs it within
+                // the program's own call only, with its arguments.
+                unsafe {
+                    std::mem::transmute::<usize, Function>(originals::$name.address())($($argument),*)
+                }
+            };
+            let body = || {
+                let driver = Call::new(&driver).into_fn();
                 define!(@body $group $body, driver, $($argument)*)
-            })
+            };
+            guard(Err($errors::UNKNOWN), stringify!($name), Call::new(&body))
         }
     };
     ({ always $errors:ident $body:path } fn $name:ident($($argument:ident: $type:ty),* $(,)?) -> $result:ty) => {
@@ -130,7 +130,7 @@ macro_rules! hooks {
 
         /// Every hooked symbol, in the order written.
         static HOOKS: &[Hook] = &[$($($($(
-            Hook { name: stringify!($name), address: $name as *const (), original: &originals::$name },
+            Hook { address: $name as *const (), original: &originals::$name },
         )+)*)*)*];
     };
 }
@@ -385,18 +385,21 @@ hooks! {
 
 /// The hook of the ABI symbol `name`, if it has one.
 pub fn find(name: &CStr) -> Option<&'static Hook> {
-    find_by_name(name.to_str().ok()?)
+    find_by_name(name.to_bytes())
 }
 
 /// As [`find`], for text.
-pub fn find_by_name(name: &str) -> Option<&'static Hook> {
+pub fn find_by_name(name: &[u8]) -> Option<&'static Hook> {
     static SORTED: Leaked<Vec<&'static Hook>> = Leaked::new();
+    let name_of = |hook: &Hook| hook.original.name.to_bytes();
     let sorted = SORTED.get_or_make(|| {
-        let mut hooks: Vec<&Hook> = HOOKS.iter().collect();
-        hooks.sort_unstable_by_key(|hook| hook.name);
+        let mut hooks: Vec<&Hook> = Vec::with_capacity(HOOKS.len());
+        for hook in HOOKS {
+            hooks.insert(hooks.partition_point(|other| name_of(other) < name_of(hook)), hook);
+        }
         hooks
     });
-    let position = sorted.binary_search_by_key(&name, |hook| hook.name).ok()?;
+    let position = sorted.binary_search_by(|hook| name_of(hook).cmp(name)).ok()?;
     sorted.get(position).copied()
 }
 
@@ -404,9 +407,12 @@ pub fn find_by_name(name: &str) -> Option<&'static Hook> {
 pub fn find_by_original(address: usize) -> Option<&'static Hook> {
     static SORTED: Leaked<Vec<(usize, &'static Hook)>> = Leaked::new();
     let sorted = SORTED.get_or_make(|| {
-        let resolved = |hook: &'static Hook| Some((hook.original.find()?, hook));
-        let mut hooks: Vec<_> = HOOKS.iter().filter_map(resolved).collect();
-        hooks.sort_unstable_by_key(|&(address, _)| address);
+        let mut hooks: Vec<(usize, &Hook)> = Vec::with_capacity(HOOKS.len());
+        for hook in HOOKS {
+            if let Some(address) = hook.original.find() {
+                hooks.insert(hooks.partition_point(|&(other, _)| other < address), (address, hook));
+            }
+        }
         hooks
     });
     let position = sorted.binary_search_by_key(&address, |&(address, _)| address).ok()?;

@@ -94,7 +94,8 @@ impl Library {
 /// Where a hooked symbol's original lives; resolved at first use and then one load.
 pub struct Original {
     library: Library,
-    name: &'static CStr,
+    /// The ABI symbol.
+    pub name: &'static CStr,
     address: AtomicUsize,
 }
 

@@ -53,7 +53,7 @@ fn exchange(symbol: Option<&CStr>, function: Out<*mut c_void>, version: i32, fla
     let per_thread = flags & u64::from(CU_GET_PROC_ADDRESS_PER_THREAD_DEFAULT_STREAM) != 0;
     match resolve::resolve(name, version as u32, per_thread) {
         // A driver that keeps its exported symbols apart from what it hands out.
-        Some(known) if known.class == Class::Hook => match export::find_by_name(known.name) {
+        Some(known) if known.class == Class::Hook => match export::find_by_name(known.name.as_bytes()) {
             Some(hook) => function.set(hook.address as *mut c_void),
             None => log::error!("{} should be limited and has no hook; please report it", known.name),
         },
