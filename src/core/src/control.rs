@@ -100,6 +100,21 @@ impl Control {
         Err(self.error(Kind::DevicesFull { uuid }))
     }
 
+    /// The entry of the device `uuid`; `None` if no process has used it yet.
+    ///
+    /// # Errors
+    /// [`Lost`].
+    pub fn find_device(&self, uuid: Uuid) -> Result<Option<DeviceIndex>, Lost> {
+        let (high, low) = uuid.halves();
+        let file = self.region.check()?;
+        let is_it = |entry: &Device| {
+            entry.uuid_high.load(Ordering::Acquire) == high && entry.uuid_low.load(Ordering::Acquire) == low
+        };
+        let mut entries = file.devices.iter().zip(DeviceIndex::all());
+        // No device has a half of 0, which is what entries not in use hold.
+        Ok(entries.find(|(entry, _)| high != 0 && low != 0 && is_it(entry)).map(|(_, index)| index))
+    }
+
     /// Pages of the device in use by all processes.
     ///
     /// # Errors

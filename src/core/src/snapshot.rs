@@ -159,6 +159,16 @@ impl Control {
     }
 }
 
+impl Control {
+    /// Reads the compute share of one device, and nothing else.
+    ///
+    /// # Errors
+    /// [`Lost`].
+    pub fn compute_view(&self, device: DeviceIndex) -> Result<ComputeView, Lost> {
+        view_compute(self.region.check()?, device)
+    }
+}
+
 /// Reads one device and adds what each process holds of it.
 fn view_device(
     file: &ControlFile,

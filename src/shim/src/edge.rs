@@ -28,6 +28,11 @@ impl<T> Out<T> {
     pub fn address(self) -> u64 {
         self.0 as u64
     }
+
+    /// Whether the caller passed no place to write to.
+    pub fn is_null(self) -> bool {
+        self.0.is_null()
+    }
 }
 
 impl<T: Copy> Out<T> {
@@ -43,11 +48,6 @@ impl<T: Copy> Out<T> {
             // SAFETY: see the module.
             unsafe { self.0.write_unaligned(value) }
         }
-    }
-
-    /// Whether the caller passed no place to write to.
-    pub fn is_null(self) -> bool {
-        self.0.is_null()
     }
 
     /// Writes `values` from the pointer on, at most as many as the caller said there is room for.

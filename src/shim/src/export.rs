@@ -379,6 +379,12 @@ hooks! {
                 nvmlDeviceGetGraphicsRunningProcesses_v2 nvmlDeviceGetGraphicsRunningProcesses_v3
                 nvmlDeviceGetMPSComputeRunningProcesses_v2 nvmlDeviceGetMPSComputeRunningProcesses_v3;
             hook::nvml::process_details: nvmlDeviceGetRunningProcessDetailList;
+
+            hook::nvml_utilization::rates: nvmlDeviceGetUtilizationRates;
+            hook::nvml_utilization::domains: nvmlDeviceGetDynamicPstatesInfo;
+            hook::nvml_utilization::samples: nvmlDeviceGetSamples;
+            hook::nvml_utilization::processes: nvmlDeviceGetProcessUtilization;
+            hook::nvml_utilization::processes_info: nvmlDeviceGetProcessesUtilizationInfo;
         }
     }
 }

@@ -12,6 +12,7 @@ pub mod linear;
 pub mod lookup;
 pub mod module;
 pub mod nvml;
+pub mod nvml_utilization;
 pub mod physical;
 pub mod pool;
 pub mod start;

@@ -195,6 +195,21 @@ c_constants! {
         NVML_PROCESS_MODE_ALL = 3,
     }
 
+    /// What samples are asked for.
+    nvmlSamplingType_t: u32 {
+        NVML_TOTAL_POWER_SAMPLES = 0,
+        NVML_GPU_UTILIZATION_SAMPLES = 1,
+        NVML_MEMORY_UTILIZATION_SAMPLES = 2,
+    }
+
+    /// The type of a sample's value.
+    nvmlValueType_t: u32 {
+        NVML_VALUE_TYPE_DOUBLE = 0,
+        NVML_VALUE_TYPE_UNSIGNED_INT = 1,
+        NVML_VALUE_TYPE_UNSIGNED_LONG = 2,
+        NVML_VALUE_TYPE_UNSIGNED_LONG_LONG = 3,
+    }
+
     /// Sizes of the texts that the library gives, in bytes with the zero at the end.
     nvmlTextSize_t: u32 {
         NVML_DEVICE_NAME_V2_BUFFER_SIZE = 96,

@@ -2,7 +2,8 @@
 //! container's own.
 //!
 //! Works in a process that never starts CUDA, such as `nvidia-smi`: then the control file is only looked
-//! at, never created, and costs one open per question.
+//! at, never created, and costs one open per question. How busy the GPU is, is told in
+//! [`nvml_utilization`](crate::hook::nvml_utilization).
 
 use crate::edge::Out;
 use crate::leaked::Leaked;
@@ -11,7 +12,8 @@ use std::sync::Arc;
 use vcuda_core::control::Control;
 use vcuda_core::device::Uuid;
 use vcuda_core::identity::pid_namespace_of_this_process;
-use vcuda_core::snapshot::Snapshot;
+use vcuda_core::limits::DeviceLimits;
+use vcuda_core::snapshot::{ProcessView, Snapshot};
 use vcuda_driver::nvml::types::*;
 use vcuda_driver::result::{NvmlError, NvmlResult};
 
@@ -37,21 +39,25 @@ impl View {
         else {
             return Vec::new();
         };
-        let here = pid_namespace_of_this_process();
-        let visible = |process: &&vcuda_core::snapshot::ProcessView| {
-            process.alive != Some(false) && process.identity.pid_namespace == here
-        };
-        let holding = |process: &vcuda_core::snapshot::ProcessView| {
+        let holding = |process: &ProcessView| {
             let bytes = process.used_bytes(device.index);
             (bytes > 0).then_some(Process { pid: process.identity.pid, bytes })
         };
-        snapshot.processes.iter().filter(visible).filter_map(holding).collect()
+        visible(snapshot).filter_map(holding).collect()
     }
 }
 
+/// The container's processes that live, as far as the asker has a name for them.
+pub fn visible(snapshot: &Snapshot) -> impl Iterator<Item = &ProcessView> {
+    let here = pid_namespace_of_this_process();
+    let is_visible =
+        move |process: &&ProcessView| process.alive != Some(false) && process.identity.pid_namespace == here;
+    snapshot.processes.iter().filter(is_visible)
+}
+
 /// The limits of the container's GPUs, by UUID.
-fn limits_by_uuid() -> Result<&'static [(Uuid, Option<u64>)], NvmlError> {
-    static RESOLVED: Leaked<Vec<(Uuid, Option<u64>)>> = Leaked::new();
+fn limits_by_uuid() -> Result<&'static [(Uuid, DeviceLimits)], NvmlError> {
+    static RESOLVED: Leaked<Vec<(Uuid, DeviceLimits)>> = Leaked::new();
     if let Some(resolved) = RESOLVED.get() {
         return Ok(resolved);
     }
@@ -63,13 +69,12 @@ fn limits_by_uuid() -> Result<&'static [(Uuid, Option<u64>)], NvmlError> {
     };
     let gpus: Vec<_> = container::managed().into_iter().map(|found| found.gpu).collect();
     let resolved = limits.resolve(&gpus).map_err(|_| NvmlError::NO_PERMISSION)?;
-    let limit_bytes = resolved.iter().map(|limits| limits.memory_bytes);
-    Ok(RESOLVED.publish(None, gpus.iter().map(|gpu| gpu.uuid).zip(limit_bytes).collect()))
+    Ok(RESOLVED.publish(None, gpus.iter().map(|gpu| gpu.uuid).zip(resolved).collect()))
 }
 
 /// The control file, with what dead processes left taken out: this process's own, or whatever is at its
 /// place.
-fn control() -> Option<Arc<Control>> {
+pub fn control() -> Option<Arc<Control>> {
     if let Some(slice) = slice::started() {
         slice.reap_if_due();
         return Some(Arc::clone(slice.control()));
@@ -81,9 +86,9 @@ fn control() -> Option<Arc<Control>> {
     Some(control)
 }
 
-/// The view of a GPU, with its processes if `with_processes`; `None` where it has no limit or the
-/// management library doesn't know the handle: then the answer is its own.
-fn view(device: nvmlDevice_t, with_processes: bool) -> Result<Option<View>, NvmlError> {
+/// A GPU that has a limit of some kind, and its limits; `None` where it has none or the management library doesn't
+/// know the handle: then the answer is its own.
+pub fn limited(device: nvmlDevice_t) -> Result<Option<(Uuid, DeviceLimits)>, NvmlError> {
     if slice::is_unlimited() {
         return Ok(None);
     }
@@ -91,8 +96,17 @@ fn view(device: nvmlDevice_t, with_processes: bool) -> Result<Option<View>, Nvml
     else {
         return Ok(None);
     };
-    let limit = limits_by_uuid()?.iter().find(|(known, _)| known.bytes() == uuid.bytes());
-    let Some(&(_, Some(limit_bytes))) = limit else { return Ok(None) };
+    let limited = |(known, limits): &&(Uuid, DeviceLimits)| {
+        known.bytes() == uuid.bytes() && (limits.memory_bytes.is_some() || limits.share.is_some())
+    };
+    Ok(limits_by_uuid()?.iter().find(limited).map(|&(_, limits)| (uuid, limits)))
+}
+
+/// The view of a GPU, with its processes if `with_processes`; `None` where its memory is not limited.
+fn view(device: nvmlDevice_t, with_processes: bool) -> Result<Option<View>, NvmlError> {
+    let Some((uuid, DeviceLimits { memory_bytes: Some(limit_bytes), .. })) = limited(device)? else {
+        return Ok(None);
+    };
     let snapshot = control().and_then(|control| control.snapshot().ok());
     let used_bytes = snapshot
         .iter()
