@@ -2,6 +2,8 @@
 
 mod artefact;
 mod cli;
+mod compute_copies;
+mod compute_views;
 mod config;
 mod control_file;
 mod faults;
