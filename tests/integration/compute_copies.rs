@@ -48,12 +48,12 @@ fn copies_from_and_to_the_host_are_held_to_the_share() {
 
 #[test]
 fn copies_that_wait_are_held_to_the_share() {
-    assert_held(&["from_host_waiting", "to_host_waiting"]);
+    assert_held(&["from_host_waiting", "to_host_waiting", "unified_waiting"]);
 }
 
 #[test]
 fn copies_within_a_gpu_are_held_to_the_share() {
-    assert_held(&["within", "within_default"]);
+    assert_held(&["within", "within_default", "unified_within"]);
 }
 
 #[test]

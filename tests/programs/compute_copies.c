@@ -19,6 +19,8 @@ static void to_host(void) { MUST(cuMemcpyDtoHAsync(pinned, memory, COPY_BYTES, s
 static void from_host_waiting(void) { MUST(cuMemcpyHtoD(memory, pinned, COPY_BYTES)); }
 static void to_host_waiting(void) { MUST(cuMemcpyDtoH(pinned, memory, COPY_BYTES)); }
 static void unified(void) { MUST(cuMemcpyAsync(memory, (CUdeviceptr)(uintptr_t)pinned, COPY_BYTES, stream)); }
+static void unified_waiting(void) { MUST(cuMemcpy(memory, (CUdeviceptr)(uintptr_t)pinned, COPY_BYTES)); }
+static void unified_within(void) { MUST(cuMemcpy(other, memory, FILL_BYTES)); }
 static void within(void) { MUST(cuMemcpyDtoDAsync(other, memory, FILL_BYTES, stream)); }
 static void within_default(void) { MUST(cuMemcpyDtoD(other, memory, FILL_BYTES)); }
 static void fill(void) { MUST(cuMemsetD32Async(memory, 7, FILL_BYTES / 4, stream)); }
@@ -46,7 +48,8 @@ static const struct work {
     void (*once)(void);
 } WORKS[] = {
     {"from_host", from_host}, {"to_host", to_host}, {"from_host_waiting", from_host_waiting},
-    {"to_host_waiting", to_host_waiting}, {"unified", unified}, {"within", within}, {"within_default", within_default},
+    {"to_host_waiting", to_host_waiting}, {"unified", unified}, {"unified_waiting", unified_waiting},
+    {"unified_within", unified_within}, {"within", within}, {"within_default", within_default},
     {"fill", fill}, {"fill_default", fill_default}, {"fill_rows", fill_rows}, {"rectangle", rectangle},
     {"launch", launch}, {"mixed", mixed},
 };
