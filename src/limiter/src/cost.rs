@@ -85,6 +85,11 @@ impl CostModel {
         }
     }
 
+    /// Whether anything like `unit` was ever measured.
+    pub fn has(&self, unit: &Unit) -> bool {
+        self.find(unit.kind).is_some() || self.find(unit.family).is_some()
+    }
+
     /// Learns that `unit`, estimated at `estimated_ns`, was part of work that took `ratio` times what was estimated.
     pub fn learn(&self, unit: &Unit, estimated_ns: u64, ratio: f32) {
         if !ratio.is_finite() || ratio < 0.0 {

@@ -19,6 +19,8 @@ const STALE_NS: u64 = 10_000_000;
 const ANCHOR_NS: u64 = 100_000_000;
 /// An event on an idle stream happens this soon after the call that records it returned.
 const PROMPT_NS: u64 = 1_500;
+/// The same where only an event much later is to be believed.
+const LEISURELY_NS: u64 = 20_000;
 /// Work that waited for a launch of ours ends within this time of it.
 const RELEASE_NS: u64 = 10_000_000;
 /// Kinds of work that one segment learns about.
@@ -82,6 +84,8 @@ struct Open {
     let_go_ns: u64,
     /// A launch in it failed.
     tainted: bool,
+    /// The last call returned only when its work was done.
+    last_waits: bool,
 }
 
 impl Open {
@@ -97,6 +101,7 @@ impl Open {
         parts: [None; KINDS],
         let_go_ns: 0,
         tainted: false,
+        last_waits: false,
     };
 
     #[inline]
@@ -384,6 +389,7 @@ impl<E: Copy> Line<E> {
         open.count += 1;
         open.predicted_ns += cost_ns;
         open.run_ns += cost_ns;
+        open.last_waits = unit.waits;
         open.add_part(*unit, cost_ns);
     }
 
@@ -569,7 +575,11 @@ impl<E: Copy> Line<E> {
             .saturating_sub(event_ns);
         // An event that happened as soon as it was recorded found the stream dry; the work ended some time before, so
         // that there can have been less of it than predicted, but not more.
-        let is_bound = end_ns <= segment.recorded_ns.saturating_add(PROMPT_NS);
+        // After a call that waits for its work that is so for certain, unless the event shows that it didn't wait (as a
+        // copy within a device, called by the general name).
+        let prompt_ns = if open.last_waits { LEISURELY_NS } else { PROMPT_NS };
+        let is_bound = end_ns <= segment.recorded_ns.saturating_add(prompt_ns);
+        let most_ns = busy_ns;
         if is_bound {
             busy_ns = busy_ns.min(open.predicted_ns);
         }
@@ -578,6 +588,7 @@ impl<E: Copy> Line<E> {
         Outcome {
             span: Span { start_ns, end_ns, busy_ns, charged_ns: open.predicted_ns },
             surplus_ns: (busy_ns as i64).saturating_sub(open.predicted_ns as i64),
+            most_surplus_ns: (most_ns as i64).saturating_sub(open.predicted_ns as i64),
         }
     }
 
@@ -613,6 +624,8 @@ pub struct Outcome {
     pub span: Span,
     /// By how much the last run took longer than predicted.
     surplus_ns: i64,
+    /// The same at most, where the end of the work is known only to lie before the event.
+    most_surplus_ns: i64,
 }
 
 impl<E> Segment<E> {
@@ -624,12 +637,16 @@ impl<E> Segment<E> {
         if open.tainted || waited || open.run_ns == 0 {
             return;
         }
-        let took_ns = (open.run_ns as i64).saturating_add(outcome.surplus_ns).max(0);
-        let ratio = took_ns as f32 / open.run_ns as f32 * fraction;
+        let ratio = |surplus_ns: i64| {
+            let took_ns = (open.run_ns as i64).saturating_add(surplus_ns).max(0);
+            took_ns as f32 / open.run_ns as f32 * fraction
+        };
         for part in open.parts.iter().flatten() {
             let count = u64::from(part.count.max(1));
             let unit = Unit { size: (part.unit.size / count).max(1), ..part.unit };
-            model.learn(&unit, part.estimated_ns / count, ratio);
+            // The most that it can have been is better than a guess, and shorter ones will follow.
+            let surplus_ns = if model.has(&unit) { outcome.surplus_ns } else { outcome.most_surplus_ns };
+            model.learn(&unit, part.estimated_ns / count, ratio(surplus_ns));
         }
     }
 }
