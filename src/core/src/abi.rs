@@ -120,6 +120,7 @@ pub struct Device {
 }
 
 /// The compute share of one device, on cache lines of its own.
+#[derive(Default)]
 #[repr(C, align(128))]
 pub struct Compute {
     /// When all GPU time charged so far will have been paid for by waiting, a [`Bucket`](crate::bucket::Bucket).
@@ -142,6 +143,7 @@ pub struct Compute {
 }
 
 /// What one slot holds of one device.
+#[derive(Default)]
 #[repr(C)]
 pub struct SlotDevice {
     /// What took effect, a [`Holding`](crate::quota::Holding).

@@ -23,47 +23,32 @@ use crate::slots::{Claim, Slot};
 pub struct ComputeAccount {
     claim: Arc<Claim>,
     device: DeviceIndex,
-    own: OnceLock<Box<OwnWords>>,
+    own: OnceLock<PrivateWords>,
 }
 
-/// Words for a process that has lost its control file.
-struct OwnWords {
+/// Words that no other process shares: for one that has lost its control file, and for trying things out.
+pub struct PrivateWords {
     compute: Compute,
     slot: SlotDevice,
-    coverage: Vec<AtomicU64>,
+    coverage: Box<[AtomicU64]>,
 }
 
-impl OwnWords {
-    fn new() -> Box<Self> {
-        let word = || AtomicU64::new(0);
-        Box::new(Self {
-            compute: Compute {
-                deadline_ns: word(),
-                share_ppm: word(),
-                work_count: word(),
-                busy_ns: word(),
-                throttled_ns: word(),
-                throttled_count: word(),
-                forgiven_ns: word(),
-                reserved: std::array::from_fn(|_| word()),
-            },
-            slot: SlotDevice {
-                settled: word(),
-                proposed: word(),
-                overhead_pages: word(),
-                unsettled_ns: word(),
-                done_by_ns: word(),
-                work_count: word(),
-                busy_ns: word(),
-                throttled_ns: word(),
-            },
-            coverage: (0..crate::coverage::SLOTS).map(|_| word()).collect(),
-        })
+impl Default for PrivateWords {
+    fn default() -> Self {
+        Self { compute: Compute::default(), slot: SlotDevice::default(), coverage: idle_record() }
     }
+}
 
-    fn view(&self) -> ComputeWords<'_> {
+impl PrivateWords {
+    /// The words.
+    pub fn view(&self) -> ComputeWords<'_> {
         ComputeWords { compute: &self.compute, slot: &self.slot, coverage: Coverage::new(&self.coverage) }
     }
+}
+
+/// The words of a record of a device that was never busy.
+pub fn idle_record() -> Box<[AtomicU64]> {
+    (0..crate::coverage::SLOTS).map(|_| AtomicU64::new(0)).collect()
 }
 
 impl Slot {
@@ -80,13 +65,8 @@ impl ComputeAccount {
     pub fn open(&self) -> (ComputeWords<'_>, Option<Lost>) {
         match self.claim.file().and_then(|file| words(file, self.claim.index(), self.device)) {
             Ok(words) => (words, None),
-            Err(lost) => (self.own.get_or_init(OwnWords::new).view(), Some(lost)),
+            Err(lost) => (self.own.get_or_init(PrivateWords::default).view(), Some(lost)),
         }
-    }
-
-    /// The device.
-    pub fn device(&self) -> DeviceIndex {
-        self.device
     }
 }
 
@@ -168,9 +148,7 @@ impl ComputeWords<'_> {
         add(&self.slot.busy_ns, new_ns);
         add(&self.compute.busy_ns, new_ns);
         self.take_unsettled(measured.charged_ns);
-        let owed = i64::try_from(wall_ns(new_ns, share_ppm)).unwrap_or(i64::MAX);
-        let paid = i64::try_from(wall_ns(measured.charged_ns, share_ppm)).unwrap_or(i64::MAX);
-        let moved_ns = owed.saturating_sub(paid);
+        let moved_ns = price_ns(new_ns, share_ppm).saturating_sub(price_ns(measured.charged_ns, share_ppm));
         let forgiven_ns = self.bucket().correct(now_ns, moved_ns, bound_ns);
         add(&self.compute.forgiven_ns, forgiven_ns);
         Settled { new_ns, moved_ns }
@@ -179,8 +157,7 @@ impl ComputeWords<'_> {
     /// Takes back a charge for work that did not come about.
     pub fn refund(&self, now_ns: u64, busy_ns: u64, share_ppm: u32) {
         self.take_unsettled(busy_ns);
-        let wall = i64::try_from(wall_ns(busy_ns, share_ppm)).unwrap_or(i64::MAX);
-        self.bucket().correct(now_ns, 0i64.saturating_sub(wall), 0);
+        self.bucket().correct(now_ns, 0i64.saturating_sub(price_ns(busy_ns, share_ppm)), 0);
     }
 
     /// Counts a call that was held back.
@@ -208,22 +185,27 @@ impl ComputeWords<'_> {
 pub(crate) fn give_back(file: &ControlFile, slot: &SlotDevice, device: DeviceIndex) -> Result<(), Lost> {
     let unsettled_ns = slot.unsettled_ns.swap(0, Ordering::Relaxed);
     let done_by_ns = slot.done_by_ns.swap(0, Ordering::Relaxed);
-    let now_ns = monotonic_ns();
+    // Asked of every device the file has room for, of which a process uses few.
+    let now_ns = if unsettled_ns == 0 { 0 } else { monotonic_ns() };
     let not_run_ns = unsettled_ns.min(done_by_ns.saturating_sub(now_ns));
     let compute = &entry(file, device)?.compute;
     let share_ppm = u32::try_from(compute.share_ppm.load(Ordering::Relaxed)).unwrap_or(u32::MAX);
     // The share may be nobody's by now; then nobody waits for the deadline either.
     if not_run_ns > 0 && share_ppm > 0 {
-        let wall = i64::try_from(wall_ns(not_run_ns, share_ppm)).unwrap_or(i64::MAX);
         let bucket = Bucket::new(&compute.deadline_ns);
         // No further back than now: who is gone owes nothing, but leaves nothing to spend either.
         let debt = i64::try_from(bucket.debt_ns(now_ns)).unwrap_or(i64::MAX);
-        bucket.correct(now_ns, 0i64.saturating_sub(wall.min(debt)), 0);
+        bucket.correct(now_ns, 0i64.saturating_sub(price_ns(not_run_ns, share_ppm).min(debt)), 0);
     }
     for word in [&slot.work_count, &slot.busy_ns, &slot.throttled_ns] {
         word.store(0, Ordering::Relaxed);
     }
     Ok(())
+}
+
+/// [`wall_ns`] as a distance that a deadline moves by.
+fn price_ns(busy_ns: u64, share_ppm: u32) -> i64 {
+    i64::try_from(wall_ns(busy_ns, share_ppm)).unwrap_or(i64::MAX)
 }
 
 /// Now, on the clock of all deadlines.

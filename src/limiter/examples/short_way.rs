@@ -5,11 +5,8 @@
 
 use std::cell::Cell;
 use std::hint::black_box;
-use std::sync::atomic::AtomicU64;
 use std::time::Instant;
-use vcuda_core::abi::{Compute, SlotDevice};
-use vcuda_core::compute::ComputeWords;
-use vcuda_core::coverage::{Coverage, SLOTS};
+use vcuda_core::compute::{ComputeWords, PrivateWords};
 use vcuda_limiter::cost::Unit;
 use vcuda_limiter::machine::{Machine, Progress};
 use vcuda_limiter::meter::{Meter, Shared};
@@ -50,44 +47,12 @@ impl Machine for Nothing {
     }
 }
 
-struct Words {
-    compute: Compute,
-    slot: SlotDevice,
-    coverage: Vec<AtomicU64>,
-}
-
-impl Words {
-    fn new() -> Self {
-        let word = || AtomicU64::new(0);
-        Self {
-            compute: Compute {
-                deadline_ns: word(),
-                share_ppm: word(),
-                work_count: word(),
-                busy_ns: word(),
-                throttled_ns: word(),
-                throttled_count: word(),
-                forgiven_ns: word(),
-                reserved: std::array::from_fn(|_| word()),
-            },
-            slot: SlotDevice {
-                settled: word(),
-                proposed: word(),
-                overhead_pages: word(),
-                unsettled_ns: word(),
-                done_by_ns: word(),
-                work_count: word(),
-                busy_ns: word(),
-                throttled_ns: word(),
-            },
-            coverage: (0..SLOTS).map(|_| word()).collect(),
-        }
-    }
-}
+#[derive(Default)]
+struct Words(PrivateWords);
 
 impl Shared for Words {
     fn words(&self) -> ComputeWords<'_> {
-        ComputeWords { compute: &self.compute, slot: &self.slot, coverage: Coverage::new(&self.coverage) }
+        self.0.view()
     }
 }
 
@@ -95,7 +60,7 @@ impl Shared for Words {
 fn measure(kinds: u64, step_ns: u64) -> (f64, f64) {
     let machine = Nothing::default();
     machine.now_ns.set(1_000_000_000);
-    let meter = Meter::new(Words::new(), 900_000);
+    let meter = Meter::new(Words::default(), 900_000);
     let stream = meter.add(0);
     let unit = |kind: u64| {
         let spread = (kind + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;

@@ -9,6 +9,7 @@
 use std::arch::x86_64::{__cpuid, _rdtsc};
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU8, AtomicU64, fence};
+use vcuda_core::compute::monotonic_ns;
 
 /// After this long the counter is tied to the clock again.
 const TIE_NS: u64 = 20_000_000;
@@ -18,14 +19,6 @@ const SHORTEST_BASE_NS: u64 = 10_000_000;
 const LARGEST_ERROR_NS: u64 = 100_000;
 /// Fractional bits of the rate, nanoseconds per tick.
 const RATE_BITS: u32 = 32;
-
-/// The clock by the kernel.
-fn monotonic_ns() -> u64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the pointer is to a local of the right type.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
-}
 
 fn ticks() -> u64 {
     // SAFETY: every x86-64 processor has the instruction; where it is disabled for programs (`PR_SET_TSC`),

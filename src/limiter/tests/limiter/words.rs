@@ -3,35 +3,19 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use vcuda_core::abi::{Compute, SlotDevice};
-use vcuda_core::compute::ComputeWords;
-use vcuda_core::coverage::{Coverage, SLOTS};
+use vcuda_core::compute::{ComputeWords, idle_record};
+use vcuda_core::coverage::Coverage;
 use vcuda_limiter::meter::Shared;
-
-fn word() -> AtomicU64 {
-    AtomicU64::new(0)
-}
 
 /// One device of a control file.
 pub struct File {
     pub compute: Compute,
-    coverage: Vec<AtomicU64>,
+    coverage: Box<[AtomicU64]>,
 }
 
 impl File {
     pub fn new() -> Arc<Self> {
-        Arc::new(Self {
-            compute: Compute {
-                deadline_ns: word(),
-                share_ppm: word(),
-                work_count: word(),
-                busy_ns: word(),
-                throttled_ns: word(),
-                throttled_count: word(),
-                forgiven_ns: word(),
-                reserved: std::array::from_fn(|_| word()),
-            },
-            coverage: (0..SLOTS).map(|_| word()).collect(),
-        })
+        Arc::new(Self { compute: Compute::default(), coverage: idle_record() })
     }
 }
 
@@ -43,17 +27,7 @@ pub struct Words {
 
 impl Words {
     pub fn new(file: &Arc<File>) -> Self {
-        let slot = SlotDevice {
-            settled: word(),
-            proposed: word(),
-            overhead_pages: word(),
-            unsettled_ns: word(),
-            done_by_ns: word(),
-            work_count: word(),
-            busy_ns: word(),
-            throttled_ns: word(),
-        };
-        Self { file: Arc::clone(file), slot }
+        Self { file: Arc::clone(file), slot: SlotDevice::default() }
     }
 }
 
