@@ -1,7 +1,7 @@
 //! Holds the work that a process gives to a GPU to a share of the GPU's time.
 //!
 //! The logic alone: what a launch is expected to cost ([`cost`]), when a stream was busy between two timing events
-//! ([`line`](mod@line)), and what to do about a piece of work ([`meter`]): charge it, hold it back, measure it. What it
+//! ([`mod@line`], [`segment`]), and what to do about a piece of work ([`meter`]): charge it, hold it back, measure it. What it
 //! needs of the world, a clock, timing events and sleep, it is given as a [`machine::Machine`]; the preloaded library
 //! brings the driver's, tests bring a virtual one. What processes share are the words of the control file, in
 //! `vcuda_core::compute`.
@@ -34,5 +34,6 @@ pub mod cost;
 pub mod line;
 pub mod machine;
 pub mod meter;
+pub mod segment;
 mod settle;
 mod wait;

@@ -6,8 +6,10 @@
 //! at least every [`ANCHOR_NS`] if the stream runs dry, so that clocks that drift apart (measured: 0.65 us a second on an
 //! H200) never matter.
 
-use crate::cost::{CostModel, Unit};
+use crate::cost::Unit;
+use crate::segment::{EventCost, Open, Outcome, Segment, Tie};
 use std::collections::VecDeque;
+use vcuda_core::compute::Measured;
 
 /// Predicted work after which a stream gets another event.
 pub const SEGMENT_NS: u64 = 1_000_000;
@@ -17,116 +19,6 @@ const SAMPLE_NS: u64 = 50_000_000;
 const STALE_NS: u64 = 10_000_000;
 /// How long host and device time stay tied together by one event.
 const ANCHOR_NS: u64 = 100_000_000;
-/// An event on an idle stream happens this soon after the call that records it returned.
-const PROMPT_NS: u64 = 1_500;
-/// The same where only an event much later is to be believed.
-const LEISURELY_NS: u64 = 20_000;
-/// Work that waited for a launch of ours ends within this time of it.
-const RELEASE_NS: u64 = 10_000_000;
-/// Kinds of work that one segment learns about.
-const KINDS: usize = 8;
-
-/// What events themselves take, which is nobody's work. Measured on an H200; scaled for others by the time that two
-/// events take that are recorded in a row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EventCost {
-    /// From the return of a launch on an idle stream to the kernel's start, and from its end to the event behind it.
-    pub idle_ns: u64,
-    /// From the end of a kernel to the start of the next when there is an event between them.
-    pub queued_ns: u64,
-}
-
-impl EventCost {
-    /// Two events in a row on the H200 these were measured on.
-    const PAIR_NS: u64 = 1380;
-
-    /// As on the device where two events in a row take `pair_ns`.
-    pub fn of_pair(pair_ns: u64) -> Self {
-        let pair_ns = pair_ns.clamp(Self::PAIR_NS / 4, Self::PAIR_NS * 4);
-        Self { idle_ns: 600 * pair_ns / Self::PAIR_NS, queued_ns: 1300 * pair_ns / Self::PAIR_NS }
-    }
-}
-
-impl Default for EventCost {
-    fn default() -> Self {
-        Self::of_pair(Self::PAIR_NS)
-    }
-}
-
-/// One kind of work within a segment.
-#[derive(Clone, Copy, Debug)]
-struct Part {
-    unit: Unit,
-    estimated_ns: u64,
-    count: u32,
-}
-
-/// Work since the last event.
-#[derive(Clone, Debug)]
-struct Open {
-    /// Predicted GPU time of it all.
-    predicted_ns: u64,
-    count: u64,
-    /// When the first of it arrived.
-    first_ns: u64,
-    /// The least by which the stream was ahead of a launch before it first ran dry; negative where it did.
-    least_lead_ns: i64,
-    /// Whether the stream ran dry.
-    ran_dry: bool,
-    /// Whether it was dry before the first launch, so that the first gap lies in front of all work.
-    dry_at_front: bool,
-    /// Gaps after the first.
-    later_gaps_ns: u64,
-    /// Predicted GPU time since the stream last ran dry.
-    run_ns: u64,
-    parts: [Option<Part>; KINDS],
-    /// When a launch was let through that this work may have been waiting for; 0 if none was.
-    let_go_ns: u64,
-    /// A launch in it failed.
-    tainted: bool,
-    /// The last call returned only when its work was done.
-    last_waits: bool,
-}
-
-impl Open {
-    const NEW: Open = Open {
-        predicted_ns: 0,
-        count: 0,
-        first_ns: 0,
-        least_lead_ns: i64::MAX,
-        ran_dry: false,
-        dry_at_front: true,
-        later_gaps_ns: 0,
-        run_ns: 0,
-        parts: [None; KINDS],
-        let_go_ns: 0,
-        tainted: false,
-        last_waits: false,
-    };
-
-    #[inline]
-    fn add_part(&mut self, unit: Unit, estimated_ns: u64) {
-        for place in &mut self.parts {
-            match place {
-                Some(part) if part.unit.kind == unit.kind && part.unit.family == unit.family => {
-                    part.estimated_ns = part.estimated_ns.saturating_add(estimated_ns);
-                    part.unit.size = part.unit.size.saturating_add(unit.size);
-                    part.count = part.count.saturating_add(1);
-                    return;
-                }
-                Some(_) => {}
-                None => {
-                    *place = Some(Part { unit, estimated_ns, count: 1 });
-                    return;
-                }
-            }
-        }
-        // The last is always among them: it may be one that was never measured.
-        if let Some(last) = self.parts.last_mut() {
-            *last = Some(Part { unit, estimated_ns, count: 1 });
-        }
-    }
-}
 
 /// The event from which the open segment is measured.
 #[derive(Clone, Copy, Debug)]
@@ -135,75 +27,6 @@ struct Mark<E> {
     /// When it is expected to happen, or did.
     at_ns: u64,
     tie: Tie,
-}
-
-/// How the time of a mark is known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Tie {
-    /// It was recorded on an idle stream: it happened when it was recorded.
-    Known,
-    /// It ends a segment, whose measurement tells.
-    Chained,
-    /// It was recorded behind work that is not measured; there is only the prediction.
-    Loose,
-}
-
-/// A segment between two events that is still to be measured.
-#[derive(Clone, Debug)]
-pub struct Segment<E> {
-    /// The event at its beginning.
-    pub from: E,
-    /// The event at its end.
-    pub to: E,
-    begin_ns: u64,
-    tie: Tie,
-    /// When its work is expected to end.
-    pub end_ns: u64,
-    /// When the event at its end is expected to happen: the same, unless the stream had run dry by then.
-    stamp_ns: u64,
-    /// When that event was recorded.
-    recorded_ns: u64,
-    /// When it was last seen not to have happened yet.
-    pending_ns: u64,
-    open: Open,
-}
-
-impl<E> Segment<E> {
-    /// Predicted GPU time.
-    pub fn predicted_ns(&self) -> u64 {
-        self.open.predicted_ns
-    }
-
-    /// When and how busy it was, as predicted.
-    pub fn as_predicted(&self) -> Span {
-        let busy_ns = self.open.predicted_ns;
-        Span {
-            start_ns: self.end_ns.saturating_sub(busy_ns),
-            end_ns: self.end_ns,
-            busy_ns,
-            charged_ns: busy_ns,
-        }
-    }
-
-    /// The longest piece of work in it, given how busy it was: known only where there was one.
-    pub fn longest_ns(&self, busy_ns: u64) -> u64 {
-        if self.open.count == 1 { busy_ns } else { 0 }
-    }
-
-    /// Whether work of a kind or family, see [`Unit::key`], is in it.
-    pub fn has(&self, key: u64) -> bool {
-        self.open.parts.iter().flatten().any(|part| part.unit.key() == key)
-    }
-
-    /// A launch was let through at `now_ns` that this work may be waiting for.
-    pub fn let_go(&mut self, now_ns: u64) {
-        self.open.let_go_ns = now_ns;
-    }
-
-    /// The event at its end had not happened at `now_ns`.
-    pub fn saw_pending(&mut self, now_ns: u64) {
-        self.pending_ns = now_ns;
-    }
 }
 
 /// What waits on a line, oldest first.
@@ -216,20 +39,7 @@ pub enum Pending<E> {
     /// An event that nothing will be measured from any more.
     Retired(E),
     /// Not measurable: charged as predicted, at this time.
-    Predicted(Span),
-}
-
-/// GPU time within an interval.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Span {
-    /// Begin of the interval.
-    pub start_ns: u64,
-    /// Its end.
-    pub end_ns: u64,
-    /// GPU time in it.
-    pub busy_ns: u64,
-    /// What it had been charged with.
-    pub charged_ns: u64,
+    Predicted(Measured),
 }
 
 /// What a launch needs besides being made.
@@ -375,22 +185,11 @@ impl<E: Copy> Line<E> {
             open.least_lead_ns = open.least_lead_ns.min(lead_ns);
         }
         if lead_ns < 0 {
-            if open.ran_dry {
-                open.later_gaps_ns += lead_ns.unsigned_abs();
-            } else {
-                open.dry_at_front = open.count == 0;
-            }
-            open.ran_dry = true;
-            open.run_ns = 0;
-            open.parts = [None; KINDS];
+            open.run_dry(lead_ns.unsigned_abs());
             self.tail_ns = arrival_ns;
         }
         self.tail_ns += cost_ns;
-        open.count += 1;
-        open.predicted_ns += cost_ns;
-        open.run_ns += cost_ns;
-        open.last_waits = unit.waits;
-        open.add_part(*unit, cost_ns);
+        open.add(unit, cost_ns);
     }
 
     /// Takes back a launch that failed, the last one that arrived.
@@ -440,7 +239,7 @@ impl<E: Copy> Line<E> {
     fn put_down_as_predicted(&mut self) {
         let open = std::mem::replace(&mut self.open, Open::NEW);
         if open.count > 0 {
-            self.pending.push_back(Pending::Predicted(Span {
+            self.pending.push_back(Pending::Predicted(Measured {
                 start_ns: open.first_ns,
                 end_ns: self.tail_ns.max(open.first_ns + open.predicted_ns),
                 busy_ns: open.predicted_ns,
@@ -472,11 +271,6 @@ impl<E: Copy> Line<E> {
             self.pending.push_back(Pending::Retired(unused));
         }
         self.give_up();
-    }
-
-    /// Predicted GPU time that no event closes off yet.
-    pub fn open_ns(&self) -> u64 {
-        self.open.predicted_ns
     }
 
     /// Whether an event may end the open segment.
@@ -526,11 +320,6 @@ impl<E: Copy> Line<E> {
         self.settling = false;
     }
 
-    /// Whether anything is pending.
-    pub fn has_pending(&self) -> bool {
-        !self.pending.is_empty() || self.settling
-    }
-
     /// The end and the predicted GPU time of work that events will tell of, if there is any.
     pub fn in_flight(&self) -> Option<(u64, u64)> {
         let segments = self.pending.iter().filter_map(|pending| match pending {
@@ -553,43 +342,11 @@ impl<E: Copy> Line<E> {
         now_ns: u64,
         events: EventCost,
     ) -> Outcome {
-        let open = &segment.open;
-        let begin_ns = match (segment.tie, self.measured_end_ns) {
-            (Tie::Chained, Some(measured_ns)) => measured_ns,
-            _ => segment.begin_ns,
-        };
-        // What the host has seen bounds where the device's time can lie.
-        let found_ns = begin_ns.saturating_add(elapsed_ns);
-        let end_ns = found_ns.max(segment.pending_ns).min(now_ns.max(segment.pending_ns));
-        let begin_ns = begin_ns.saturating_add_signed(end_ns.wrapping_sub(found_ns) as i64);
+        let outcome = segment.measure(self.measured_end_ns, elapsed_ns, now_ns, events);
+        let end_ns = outcome.span.end_ns;
         self.measured_end_ns = Some(end_ns);
-        // The stream began this segment that much later than was thought, so it ran dry that much less.
-        let late_ns = begin_ns.wrapping_sub(segment.begin_ns) as i64;
-        let first_gap_ns =
-            0i64.saturating_sub(open.least_lead_ns.saturating_add(late_ns)).max(0).unsigned_abs();
-        let ran_dry = open.ran_dry || first_gap_ns > 0;
-        let event_ns = if ran_dry { events.idle_ns } else { events.queued_ns };
-        let mut busy_ns = elapsed_ns
-            .saturating_sub(first_gap_ns)
-            .saturating_sub(open.later_gaps_ns)
-            .saturating_sub(event_ns);
-        // An event that happened as soon as it was recorded found the stream dry; the work ended some time before, so
-        // that there can have been less of it than predicted, but not more.
-        // After a call that waits for its work that is so for certain, unless the event shows that it didn't wait (as a
-        // copy within a device, called by the general name).
-        let prompt_ns = if open.last_waits { LEISURELY_NS } else { PROMPT_NS };
-        let is_bound = end_ns <= segment.recorded_ns.saturating_add(prompt_ns);
-        let most_ns = busy_ns;
-        if is_bound {
-            busy_ns = busy_ns.min(open.predicted_ns);
-        }
         self.move_prediction(segment.stamp_ns, end_ns);
-        let start_ns = if open.dry_at_front { begin_ns.saturating_add(first_gap_ns) } else { begin_ns };
-        Outcome {
-            span: Span { start_ns, end_ns, busy_ns, charged_ns: open.predicted_ns },
-            surplus_ns: (busy_ns as i64).saturating_sub(open.predicted_ns as i64),
-            most_surplus_ns: (most_ns as i64).saturating_sub(open.predicted_ns as i64),
-        }
+        outcome
     }
 
     /// A segment's events can't be read.
@@ -613,40 +370,6 @@ impl<E: Copy> Line<E> {
         self.tail_ns = self.tail_ns.saturating_add_signed(late_ns);
         if self.open.count > 0 {
             self.open.least_lead_ns = self.open.least_lead_ns.saturating_add(late_ns);
-        }
-    }
-}
-
-/// A measured segment.
-#[derive(Clone, Copy, Debug)]
-pub struct Outcome {
-    /// When, and how busy.
-    pub span: Span,
-    /// By how much the last run took longer than predicted.
-    surplus_ns: i64,
-    /// The same at most, where the end of the work is known only to lie before the event.
-    most_surplus_ns: i64,
-}
-
-impl<E> Segment<E> {
-    /// Teaches the model. `fraction` of the busy time was nobody else's.
-    pub fn teach(&self, model: &CostModel, outcome: Outcome, fraction: f32) {
-        let open = &self.open;
-        // Work that ends soon after the launch that was let through for it had been waiting for that.
-        let waited = outcome.span.end_ns < open.let_go_ns.saturating_add(RELEASE_NS);
-        if open.tainted || waited || open.run_ns == 0 {
-            return;
-        }
-        let ratio = |surplus_ns: i64| {
-            let took_ns = (open.run_ns as i64).saturating_add(surplus_ns).max(0);
-            took_ns as f32 / open.run_ns as f32 * fraction
-        };
-        for part in open.parts.iter().flatten() {
-            let count = u64::from(part.count.max(1));
-            let unit = Unit { size: (part.unit.size / count).max(1), ..part.unit };
-            // The most that it can have been is better than a guess, and shorter ones will follow.
-            let surplus_ns = if model.has(&unit) { outcome.surplus_ns } else { outcome.most_surplus_ns };
-            model.learn(&unit, part.estimated_ns / count, ratio(surplus_ns));
         }
     }
 }

@@ -8,8 +8,9 @@
 //! No lock is held across a call of the machine's or of the program's.
 
 use crate::cost::{CostModel, Estimate, Unit};
-use crate::line::{EventCost, Line, SEGMENT_NS};
+use crate::line::{Line, SEGMENT_NS};
 use crate::machine::{Machine, Progress};
+use crate::segment::EventCost;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
@@ -219,21 +220,9 @@ where
         }
     }
 
-    /// Charges what is not charged yet, without waiting: the program has waited for its work anyway.
-    pub fn post_rest(&self, machine: &M) {
-        let unposted = self.unposted.swap(0, Ordering::Relaxed);
-        if unposted == 0 {
-            return;
-        }
-        let now_ns = machine.now_ns();
-        let work_count = unposted & ((1 << COUNT_BITS) - 1);
-        let charge = Charge { busy_ns: unposted >> COUNT_BITS, work_count, done_by_ns: now_ns };
-        self.shared.words().charge(now_ns, charge, self.share_ppm(), self.debt_bound_ns());
-    }
-
     /// GPU time that was predicted and not charged yet.
     #[inline]
-    pub fn unposted_ns(&self) -> u64 {
+    fn unposted_ns(&self) -> u64 {
         self.unposted.load(Ordering::Relaxed) >> COUNT_BITS
     }
 
@@ -305,13 +294,9 @@ where
         }
     }
 
-    /// The program has waited for a stream, or for all of them.
-    pub fn synchronized(&self, machine: &M, stream: Option<&StreamOf<M>>) {
-        let now_ns = machine.now_ns();
-        match stream {
-            Some(stream) => stream.line.lock().idle(now_ns),
-            None => self.streams().iter().for_each(|stream| stream.line.lock().idle(now_ns)),
-        }
+    /// The program has waited for a stream.
+    pub fn synchronized(&self, machine: &M, stream: &StreamOf<M>) {
+        stream.line.lock().idle(machine.now_ns());
         self.settle(machine);
     }
 

@@ -1,8 +1,9 @@
 //! Reading events that are done, and putting what they say in the place of what was predicted.
 
-use crate::line::{Pending, Segment, Span};
+use crate::line::Pending;
 use crate::machine::{Machine, Progress};
 use crate::meter::{Meter, Shared, StreamOf};
+use crate::segment::Segment;
 use std::sync::atomic::Ordering;
 use vcuda_core::compute::Measured;
 
@@ -12,10 +13,17 @@ where
 {
     /// Settles all work whose events are done. Returns how many segments that were.
     pub fn settle(&self, machine: &M) -> usize {
-        self.streams().iter().map(|stream| self.settle_stream(machine, stream)).sum()
+        let progress = |event| machine.progress(event);
+        self.streams().iter().map(|stream| self.settle_stream(machine, stream, &progress)).sum()
     }
 
-    fn settle_stream(&self, machine: &M, stream: &StreamOf<M>) -> usize {
+    /// Settles what is pending on a stream up to the first that is not done, as far as `progress` knows.
+    fn settle_stream(
+        &self,
+        machine: &M,
+        stream: &StreamOf<M>,
+        progress: &dyn Fn(M::Event) -> Progress,
+    ) -> usize {
         let mut settled = 0;
         loop {
             // Taken out, so that no lock is held while the driver is asked.
@@ -25,7 +33,7 @@ where
                 Pending::Predicted(span) => {
                     self.put_down(machine, span);
                 }
-                Pending::Pair(first, second) => match machine.progress(second) {
+                Pending::Pair(first, second) => match progress(second) {
                     Progress::Pending => {
                         stream.line.lock().put_back(Pending::Pair(first, second));
                         return settled;
@@ -38,7 +46,7 @@ where
                     }
                     Progress::Lost => machine.recycle(first),
                 },
-                Pending::Segment(mut segment) => match machine.progress(segment.to) {
+                Pending::Segment(mut segment) => match progress(segment.to) {
                     Progress::Pending => {
                         segment.saw_pending(machine.now_ns());
                         stream.line.lock().put_back(Pending::Segment(segment));
@@ -78,13 +86,7 @@ where
     }
 
     /// Puts work into the record and corrects what it was charged with. Returns what of it was new.
-    fn put_down(&self, machine: &M, span: Span) -> u64 {
-        let measured = Measured {
-            charged_ns: span.charged_ns,
-            start_ns: span.start_ns,
-            end_ns: span.end_ns,
-            busy_ns: span.busy_ns,
-        };
+    fn put_down(&self, machine: &M, measured: Measured) -> u64 {
         let words = self.shared.words();
         let settled = words.settle(machine.now_ns(), measured, self.share_ppm(), self.debt_bound_ns());
         self.moved_ns.fetch_add(settled.moved_ns, Ordering::Relaxed);
@@ -94,17 +96,6 @@ where
     /// A stream is gone: nothing on it can be measured any more.
     pub(crate) fn abandon(&self, machine: &M, stream: &StreamOf<M>) {
         stream.line.lock().give_up();
-        loop {
-            let Some(pending) = stream.line.lock().take() else { return };
-            match pending {
-                Pending::Retired(event) => machine.recycle(event),
-                Pending::Predicted(span) => {
-                    self.put_down(machine, span);
-                }
-                Pending::Pair(first, _) => machine.recycle(first),
-                Pending::Segment(segment) => self.lose_segment(machine, stream, segment),
-            }
-            stream.line.lock().taken();
-        }
+        self.settle_stream(machine, stream, &|_| Progress::Lost);
     }
 }

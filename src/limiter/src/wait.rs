@@ -2,14 +2,14 @@
 //!
 //! A kernel on the device may be spinning for the very launch that is held back here. So a wait goes on past the
 //! predicted end of what this process has in flight only for as long as a wrong prediction explains; then one piece of
-//! work is let through, with its debt kept and nothing learned from what was in flight. With nothing in flight there is
+//! work is let through, with its debt kept; of what then ends at once, nothing is learned. With nothing in flight there is
 //! nobody to wait for us on this device, and the deadline stands, which no new charge can move further away. So every wait
 //! ends.
 
 use crate::cost::Unit;
-use crate::line::Segment;
 use crate::machine::Machine;
 use crate::meter::{Meter, Shared};
+use crate::segment::Segment;
 use std::sync::atomic::Ordering;
 
 /// A thread asleep looks up this often, to see a changed share or corrections by others.

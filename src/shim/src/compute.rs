@@ -119,7 +119,7 @@ pub fn synchronized(stream: StreamName) {
     if let Some(slice) = slice::started()
         && let Some(known) = slice.streams.take(slice, stream)
     {
-        known.pace.meter.synchronized(&Gpu, Some(&known.stream));
+        known.pace.meter.synchronized(&Gpu, &known.stream);
         slice.streams.put_back(known);
     }
 }

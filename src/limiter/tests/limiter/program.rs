@@ -190,7 +190,7 @@ impl Lane {
     pub fn wait<'w>(&self, host: &Host<'w>, limit: &Limit<'_, 'w>) {
         host.synchronize(self.stream);
         if let (Limit::Meter(meter), Some(stream)) = (limit, &self.limits) {
-            meter.synchronized(host, Some(stream));
+            meter.synchronized(host, stream);
         }
     }
 }
