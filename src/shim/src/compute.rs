@@ -6,9 +6,8 @@
 pub mod events;
 mod streams;
 
-pub use streams::{Directory, Place, StreamName};
+pub use streams::{DefaultStream, Directory, Legacy, PerThread, Place, StreamName};
 
-use crate::capture;
 use crate::log;
 use crate::slice::{self, Slice};
 use events::Gpu;
@@ -69,7 +68,7 @@ pub fn submit(
     driver: &dyn Fn() -> CUresult,
 ) -> CUresult {
     // What is captured is not run.
-    if capture::active() && stream.is_capturing() {
+    if stream.is_captured() {
         return driver();
     }
     match slice.streams.take(slice, stream) {
@@ -93,7 +92,7 @@ pub fn work(stream: StreamName, unit: Unit, driver: &dyn Fn() -> CUresult) -> CU
 /// The program puts something into a stream that may have to wait: what is measured ends before it.
 pub fn interrupt(stream: StreamName, driver: impl FnOnce() -> CUresult) -> CUresult {
     let Some(slice) = slice::current()? else { return driver() };
-    if capture::active() && stream.is_capturing() {
+    if stream.is_captured() {
         return driver();
     }
     if let Some(known) = slice.streams.take(slice, stream) {
@@ -107,7 +106,7 @@ pub fn interrupt(stream: StreamName, driver: impl FnOnce() -> CUresult) -> CUres
 pub fn interrupt_all(is_concerned: impl Fn(&Place) -> bool, driver: impl FnOnce() -> CUresult) -> CUresult {
     let Some(slice) = slice::current()? else { return driver() };
     for (pace, stream) in slice.streams.select(slice, is_concerned) {
-        if !(capture::active() && stream.stream.is_capturing()) {
+        if !stream.stream.is_captured() {
             pace.meter.interrupt(&Gpu, &stream);
         }
     }

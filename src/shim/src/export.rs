@@ -6,9 +6,9 @@
 //! keep their own original.
 #![allow(unsafe_code, non_upper_case_globals, non_snake_case, clippy::missing_safety_doc)]
 
+use crate::compute::{Legacy, PerThread};
 use crate::edge::{Call, IntoSafe, guard};
 use crate::hook;
-use crate::hook::copy::{Legacy, PerThread};
 use crate::leaked::Leaked;
 use crate::library::{Original, original};
 use crate::mode;
@@ -189,8 +189,8 @@ hooks! {
             hook::graph::instantiate_with_params: cuGraphInstantiateWithParams cuGraphInstantiateWithParams_ptsz;
             hook::graph::destroy: cuGraphExecDestroy;
             hook::graph::upload: cuGraphUpload cuGraphUpload_ptsz;
-            hook::graph::launch: cuGraphLaunch;
-            hook::graph::launch_per_thread: cuGraphLaunch_ptsz;
+            hook::graph::launch::<Legacy>: cuGraphLaunch;
+            hook::graph::launch::<PerThread>: cuGraphLaunch_ptsz;
             hook::graph::trim: cuDeviceGraphMemTrim;
 
             hook::context::create: cuCtxCreate cuCtxCreate_v2 cuGLCtxCreate cuGLCtxCreate_v2;
@@ -229,8 +229,8 @@ hooks! {
         }
         subject {
             hook::stream::destroy: cuStreamDestroy cuStreamDestroy_v2;
-            hook::graph::capture_ends: cuStreamEndCapture cuStreamEndCaptureToCig;
-            hook::graph::capture_ends_per_thread: cuStreamEndCapture_ptsz cuStreamEndCaptureToCig_ptsz;
+            hook::graph::capture_ends::<Legacy>: cuStreamEndCapture cuStreamEndCaptureToCig;
+            hook::graph::capture_ends::<PerThread>: cuStreamEndCapture_ptsz cuStreamEndCaptureToCig_ptsz;
             hook::graph::changed:
                 cuGraphExecUpdate cuGraphExecUpdate_v2 cuGraphExecNodeSetParams
                 cuGraphExecKernelNodeSetParams cuGraphExecKernelNodeSetParams_v2
@@ -241,20 +241,20 @@ hooks! {
                 cuGraphNodeSetEnabled;
         }
         launch {
-            hook::launch::kernel: cuLaunchKernel;
-            hook::launch::kernel_per_thread: cuLaunchKernel_ptsz;
-            hook::launch::kernel_ex: cuLaunchKernelEx;
-            hook::launch::kernel_ex_per_thread: cuLaunchKernelEx_ptsz;
-            hook::launch::cooperative: cuLaunchCooperativeKernel;
-            hook::launch::cooperative_per_thread: cuLaunchCooperativeKernel_ptsz;
+            hook::launch::kernel::<Legacy>: cuLaunchKernel;
+            hook::launch::kernel::<PerThread>: cuLaunchKernel_ptsz;
+            hook::launch::kernel_ex::<Legacy>: cuLaunchKernelEx;
+            hook::launch::kernel_ex::<PerThread>: cuLaunchKernelEx_ptsz;
+            hook::launch::cooperative::<Legacy>: cuLaunchCooperativeKernel;
+            hook::launch::cooperative::<PerThread>: cuLaunchCooperativeKernel_ptsz;
             hook::launch::cooperative_on_many: cuLaunchCooperativeKernelMultiDevice;
             hook::launch::shapeless: cuLaunch;
             hook::launch::grid: cuLaunchGrid;
             hook::launch::grid_async: cuLaunchGridAsync;
         }
         paced {
-            hook::stream::synchronize: cuStreamSynchronize;
-            hook::stream::synchronize_per_thread: cuStreamSynchronize_ptsz;
+            hook::stream::synchronize::<Legacy>: cuStreamSynchronize;
+            hook::stream::synchronize::<PerThread>: cuStreamSynchronize_ptsz;
             hook::stream::synchronize_a_context: cuCtxSynchronize_v2;
             hook::stream::synchronize_event: cuEventSynchronize;
             hook::stream::wait_in_context: cuCtxWaitEvent;
@@ -357,10 +357,10 @@ hooks! {
             hook::stream::synchronize_context: cuCtxSynchronize;
         }
         paced_subject {
-            hook::stream::wait:
+            hook::stream::wait::<Legacy>:
                 cuStreamWaitEvent cuStreamWaitValue32 cuStreamWaitValue32_v2 cuStreamWaitValue64
                 cuStreamWaitValue64_v2 cuLaunchHostFunc cuLaunchHostFunc_v2 cuStreamAddCallback;
-            hook::stream::wait_per_thread:
+            hook::stream::wait::<PerThread>:
                 cuStreamWaitEvent_ptsz cuStreamWaitValue32_ptsz cuStreamWaitValue32_v2_ptsz
                 cuStreamWaitValue64_ptsz cuStreamWaitValue64_v2_ptsz cuLaunchHostFunc_ptsz
                 cuLaunchHostFunc_v2_ptsz cuStreamAddCallback_ptsz;

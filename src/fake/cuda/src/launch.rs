@@ -89,8 +89,19 @@ pub fn cooperative(
     stream: &'static Stream,
     pointers: *mut *mut c_void,
 ) -> CUresult {
-    let shape = Shape { grid: [grid_x, grid_y, grid_z], block: [block_x, block_y, block_z], shared_bytes };
-    launch_on(stream, function, shape, pointers, null_mut())
+    kernel(
+        function,
+        grid_x,
+        grid_y,
+        grid_z,
+        block_x,
+        block_y,
+        block_z,
+        shared_bytes,
+        stream,
+        pointers,
+        null_mut(),
+    )
 }
 
 /// Events among the attributes are recorded; the others change nothing that is simulated: what runs in clusters

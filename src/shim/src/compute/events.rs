@@ -83,7 +83,7 @@ impl Machine for Gpu {
         let recorded = {
             let _recording = Recording::begin();
             let handle = place.handle().filter(|_| slice.streams.knows(&place))?;
-            let captured = capture::active() && (place.is_default() || driver::stream_is_capturing(handle));
+            let captured = place.is_default() && capture::active() || place.is_captured();
             !captured && driver::record_event(event.event, handle).is_ok()
         };
         if recorded {

@@ -4,6 +4,7 @@
 //! a launch usually touches. A stream is forgotten before the driver destroys it; from then on no event is recorded
 //! on it.
 
+use crate::capture;
 use crate::compute::events::{self, Gpu};
 use crate::compute::{Pace, Stream};
 use crate::driver;
@@ -20,22 +21,16 @@ use vcuda_driver::cuda::types::{CU_STREAM_LEGACY, CU_STREAM_PER_THREAD, CUcontex
 pub struct StreamName(CUstream);
 
 impl StreamName {
-    /// The stream of an ordinary symbol, where 0 is the context's default stream.
-    #[inline]
-    pub fn of(stream: CUstream) -> StreamName {
-        StreamName(if stream == CUstream::NULL { CU_STREAM_LEGACY } else { stream })
-    }
-
-    /// The stream of a `_ptsz` or `_ptds` symbol, where 0 is the thread's own default stream.
-    #[inline]
-    pub fn per_thread(stream: CUstream) -> StreamName {
-        StreamName(if stream == CUstream::NULL { CU_STREAM_PER_THREAD } else { stream })
-    }
-
     /// Whether work for the stream goes into a graph now.
     pub fn is_capturing(self) -> bool {
         // The default stream of a context can't be captured, and asking about it disturbs captures.
         self.0 != CU_STREAM_LEGACY && driver::stream_is_capturing(self.0)
+    }
+
+    /// Whether what the program gives it now is captured: a graph's, and not run.
+    #[inline]
+    pub fn is_captured(self) -> bool {
+        capture::active() && self.is_capturing()
     }
 
     #[inline]
@@ -52,6 +47,32 @@ impl StreamName {
         let context = driver::current_context().ok().filter(|&context| context != CUcontext::NULL)?;
         let thread = if self.0 == CU_STREAM_PER_THREAD { this_thread() } else { 0 };
         Some(Key { handle: self.0, context, thread })
+    }
+}
+
+/// Which stream a call means by 0, or by naming none.
+pub trait DefaultStream {
+    /// The stream, as the program named it.
+    fn name(stream: CUstream) -> StreamName;
+}
+
+/// Of ordinary symbols: the context's default stream.
+pub struct Legacy;
+
+/// Of `_ptds` and `_ptsz` symbols: the thread's own default stream.
+pub struct PerThread;
+
+impl DefaultStream for Legacy {
+    #[inline]
+    fn name(stream: CUstream) -> StreamName {
+        StreamName(if stream == CUstream::NULL { CU_STREAM_LEGACY } else { stream })
+    }
+}
+
+impl DefaultStream for PerThread {
+    #[inline]
+    fn name(stream: CUstream) -> StreamName {
+        StreamName(if stream == CUstream::NULL { CU_STREAM_PER_THREAD } else { stream })
     }
 }
 
@@ -78,9 +99,9 @@ impl Place {
         (!name.is_default() || name.locate() == Some(self.key)).then_some(self.key.handle)
     }
 
-    /// Whether work for the stream goes into a graph now.
-    pub fn is_capturing(&self) -> bool {
-        StreamName(self.key.handle).is_capturing()
+    /// As [`StreamName::is_captured`].
+    pub fn is_captured(&self) -> bool {
+        StreamName(self.key.handle).is_captured()
     }
 
     /// Whether it is a default stream, which other streams' captures may depend on.

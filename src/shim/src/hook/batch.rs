@@ -2,10 +2,10 @@
 //!
 //! Like [`copy`](crate::hook::copy), must never look at more than the call's own arguments.
 
-use crate::compute;
+use crate::compute::{self, DefaultStream};
 use crate::edge::Out;
 use crate::hook::copy::{
-    BETWEEN, DECOMPRESSION, DefaultStream, FIXED_BYTES, Factor, MIGRATION, Route, UNIFIED, VALUE, moved,
+    BETWEEN, DECOMPRESSION, FIXED_BYTES, Factor, MIGRATION, Route, UNIFIED, VALUE, moved,
 };
 use std::ffi::c_void;
 use vcuda_driver::cuda::types::*;

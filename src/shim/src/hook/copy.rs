@@ -3,7 +3,7 @@
 //! Must never look at what is copied, nor ask the driver about it: all that is known of a call is what its own
 //! arguments say. Without a compute share every call here is passed on with a jump.
 
-use crate::compute::{self, StreamName};
+use crate::compute::{self, DefaultStream};
 use crate::edge::In;
 use std::ffi::c_void;
 use vcuda_driver::cuda::types::*;
@@ -45,30 +45,6 @@ pub const MIGRATION: Route = route(7, 50, true);
 pub const DECOMPRESSION: Route = route(8, 100, false);
 /// A few bytes, written by the front end.
 pub const VALUE: Route = route(9, 50, false);
-
-/// Which stream a call means by 0, or by naming none.
-pub trait DefaultStream {
-    /// The stream, as the program named it.
-    fn name(stream: CUstream) -> StreamName;
-}
-
-/// Of ordinary symbols: the context's.
-pub struct Legacy;
-
-/// Of `_ptds` and `_ptsz` symbols: the thread's own.
-pub struct PerThread;
-
-impl DefaultStream for Legacy {
-    fn name(stream: CUstream) -> StreamName {
-        StreamName::of(stream)
-    }
-}
-
-impl DefaultStream for PerThread {
-    fn name(stream: CUstream) -> StreamName {
-        StreamName::per_thread(stream)
-    }
-}
 
 /// Charges the work and has the driver do it. `stream` is what the call says, if it says any.
 pub fn moved<D: DefaultStream>(

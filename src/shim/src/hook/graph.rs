@@ -1,7 +1,7 @@
 //! Graphs: memory of allocation nodes is charged when a launch or upload makes the driver take it.
 
 use crate::capture;
-use crate::compute::{self, StreamName};
+use crate::compute::{self, DefaultStream};
 use crate::driver;
 use crate::edge::{In, Out};
 use crate::graph_memory::{Footprint, node_pages};
@@ -23,13 +23,8 @@ pub fn capture_begins(driver: impl Fn() -> CUresult) -> CUresult {
 }
 
 /// Every way to end one.
-pub fn capture_ends(driver: impl Fn() -> CUresult, stream: CUstream) -> CUresult {
-    capture::end(|| StreamName::of(stream).is_capturing(), driver)
-}
-
-/// Every way to end one, where 0 is the thread's own stream.
-pub fn capture_ends_per_thread(driver: impl Fn() -> CUresult, stream: CUstream) -> CUresult {
-    capture::end(|| StreamName::per_thread(stream).is_capturing(), driver)
+pub fn capture_ends<D: DefaultStream>(driver: impl Fn() -> CUresult, stream: CUstream) -> CUresult {
+    capture::end(|| D::name(stream).is_capturing(), driver)
 }
 
 /// An executable graph as the cost model tells it from others.
@@ -207,22 +202,13 @@ pub fn upload(driver: impl Fn() -> CUresult, executable: CUgraphExec, _stream: C
 }
 
 /// `cuGraphLaunch`.
-pub fn launch(driver: impl Fn() -> CUresult, executable: CUgraphExec, stream: CUstream) -> CUresult {
-    launched(driver, executable, StreamName::of(stream))
-}
-
-/// `cuGraphLaunch_ptsz`.
-pub fn launch_per_thread(
+pub fn launch<D: DefaultStream>(
     driver: impl Fn() -> CUresult,
     executable: CUgraphExec,
     stream: CUstream,
 ) -> CUresult {
-    launched(driver, executable, StreamName::per_thread(stream))
-}
-
-fn launched(driver: impl Fn() -> CUresult, executable: CUgraphExec, stream: StreamName) -> CUresult {
     let Some(slice) = slice::current()? else { return driver() };
-    compute::submit(slice, stream, unit(executable), &|| backed(slice, executable, &driver))?;
+    compute::submit(slice, D::name(stream), unit(executable), &|| backed(slice, executable, &driver))?;
     if mode::watched() {
         slice.measure_stale();
     }

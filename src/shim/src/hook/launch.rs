@@ -4,7 +4,7 @@
 //! Must never look at a kernel's parameters. With a memory quota alone a launch is passed on with a jump,
 //! unless something waits to be measured.
 
-use crate::compute::{self, StreamName};
+use crate::compute::{self, DefaultStream, Legacy, StreamName};
 use crate::edge::{In, Out};
 use crate::hash::spread;
 use crate::mode;
@@ -53,46 +53,63 @@ fn launched(stream: StreamName, unit: Unit, driver: &dyn Fn() -> CUresult) -> CU
     Ok(())
 }
 
-macro_rules! shaped_launches {
-    ($($(#[$doc:meta])* $name:ident($stream_name:path $(, $rest:ident)*);)*) => { $(
-        $(#[$doc])*
-        #[allow(clippy::too_many_arguments)]
-        pub fn $name(
-            driver: impl Fn() -> CUresult,
-            function: CUfunction,
-            grid_x: u32,
-            grid_y: u32,
-            grid_z: u32,
-            block_x: u32,
-            block_y: u32,
-            block_z: u32,
-            shared_bytes: u32,
-            stream: CUstream,
-            _parameters: Out<*mut c_void>,
-            $($rest: Out<*mut c_void>,)*
-        ) -> CUresult {
-            let shape = Shape { grid: [grid_x, grid_y, grid_z], block: [block_x, block_y, block_z], shared_bytes };
-            launched($stream_name(stream), unit(function, shape), &driver)
-        }
-    )* };
+/// `cuLaunchKernel`: like a cooperative launch, which differs in what its blocks may do, with one argument more.
+#[allow(clippy::too_many_arguments)]
+pub fn kernel<D: DefaultStream>(
+    driver: impl Fn() -> CUresult,
+    function: CUfunction,
+    grid_x: u32,
+    grid_y: u32,
+    grid_z: u32,
+    block_x: u32,
+    block_y: u32,
+    block_z: u32,
+    shared_bytes: u32,
+    stream: CUstream,
+    parameters: Out<*mut c_void>,
+    _extra: Out<*mut c_void>,
+) -> CUresult {
+    cooperative::<D>(
+        driver,
+        function,
+        grid_x,
+        grid_y,
+        grid_z,
+        block_x,
+        block_y,
+        block_z,
+        shared_bytes,
+        stream,
+        parameters,
+    )
 }
 
-shaped_launches! {
-    /// `cuLaunchKernel`.
-    kernel(StreamName::of, _extra);
-    /// `cuLaunchKernel_ptsz`.
-    kernel_per_thread(StreamName::per_thread, _extra);
-    /// `cuLaunchCooperativeKernel`.
-    cooperative(StreamName::of);
-    /// `cuLaunchCooperativeKernel_ptsz`.
-    cooperative_per_thread(StreamName::per_thread);
+/// `cuLaunchCooperativeKernel`.
+#[allow(clippy::too_many_arguments)]
+pub fn cooperative<D: DefaultStream>(
+    driver: impl Fn() -> CUresult,
+    function: CUfunction,
+    grid_x: u32,
+    grid_y: u32,
+    grid_z: u32,
+    block_x: u32,
+    block_y: u32,
+    block_z: u32,
+    shared_bytes: u32,
+    stream: CUstream,
+    _parameters: Out<*mut c_void>,
+) -> CUresult {
+    let shape = Shape { grid: [grid_x, grid_y, grid_z], block: [block_x, block_y, block_z], shared_bytes };
+    launched(D::name(stream), unit(function, shape), &driver)
 }
 
-fn launched_ex(
+/// `cuLaunchKernelEx`, with clusters, programmatic dependent launch and what else its attributes say.
+pub fn kernel_ex<D: DefaultStream>(
     driver: impl Fn() -> CUresult,
     config: In<CUlaunchConfig>,
     function: CUfunction,
-    name: impl Fn(CUstream) -> StreamName,
+    _parameters: Out<*mut c_void>,
+    _extra: Out<*mut c_void>,
 ) -> CUresult {
     // Without a configuration the driver refuses.
     let Some(config) = config.get() else { return driver() };
@@ -101,29 +118,7 @@ fn launched_ex(
         block: [config.blockDimX, config.blockDimY, config.blockDimZ],
         shared_bytes: config.sharedMemBytes,
     };
-    launched(name(config.hStream), unit(function, shape), &driver)
-}
-
-/// `cuLaunchKernelEx`, with clusters, programmatic dependent launch and what else its attributes say.
-pub fn kernel_ex(
-    driver: impl Fn() -> CUresult,
-    config: In<CUlaunchConfig>,
-    function: CUfunction,
-    _parameters: Out<*mut c_void>,
-    _extra: Out<*mut c_void>,
-) -> CUresult {
-    launched_ex(driver, config, function, StreamName::of)
-}
-
-/// `cuLaunchKernelEx_ptsz`.
-pub fn kernel_ex_per_thread(
-    driver: impl Fn() -> CUresult,
-    config: In<CUlaunchConfig>,
-    function: CUfunction,
-    _parameters: Out<*mut c_void>,
-    _extra: Out<*mut c_void>,
-) -> CUresult {
-    launched_ex(driver, config, function, StreamName::per_thread)
+    launched(D::name(config.hStream), unit(function, shape), &driver)
 }
 
 /// `cuLaunchCooperativeKernelMultiDevice`: one launch on each of several devices, each charged on its own.
@@ -140,7 +135,7 @@ pub fn cooperative_on_many(
             block: [launch.blockDimX, launch.blockDimY, launch.blockDimZ],
             shared_bytes: launch.sharedMemBytes,
         };
-        let stream = StreamName::of(launch.hStream);
+        let stream = Legacy::name(launch.hStream);
         launched(stream, unit(launch.function, shape), &|| on_the_rest(rest, driver))
     }
     // More devices than any machine has: the driver refuses.
@@ -166,5 +161,5 @@ pub fn grid_async(
     stream: CUstream,
 ) -> CUresult {
     let shape = Shape { grid: [width.max(1) as u32, height.max(1) as u32, 1], ..Shape::default() };
-    launched(StreamName::of(stream), unit(function, shape), &driver)
+    launched(Legacy::name(stream), unit(function, shape), &driver)
 }
