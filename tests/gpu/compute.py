@@ -2,12 +2,8 @@
 
 import argparse
 import os
-import shutil
-import subprocess
 import sys
-import tempfile
 import time
-import traceback
 from pathlib import Path
 from random import SystemRandom
 
@@ -19,8 +15,8 @@ import compute_selftest
 import report
 from compute_load import Loads, Settings
 from compute_plan import LENGTHS_NS, SHARES, length_name
-from main import describe, find_library, show
-from world import ROOT, Failure, Machine
+from sections import describe, run_on, run_section, show
+from world import ROOT, Machine
 
 # Name: (title, what runs it, seconds it takes at most, whether the simulated driver will do).
 SECTIONS = {
@@ -47,24 +43,6 @@ def table(points: list[compute_chart.Point]) -> str:
             cells.append(f"{mean:.2f} ({min(got):.2f} to {max(got):.2f}, {len(got)})" if len(got) > 1 else f"{mean:.2f}" if got else "-")
         lines.append(f"| {asked} % | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
-
-
-def run_section(name: str, machine: Machine, loads: Loads, settings: Settings) -> tuple[report.Section, list]:
-    title, body, _, _ = SECTIONS[name]
-    section = report.Section(name, title)
-    start = time.monotonic()
-    points = None
-    try:
-        points = body(machine, section, loads, settings)
-    except Failure as failure:
-        section.error = str(failure)
-    except Exception as error:  # One section's mistake must not cost the others.
-        section.error = f"{type(error).__name__}: {error}"
-        traceback.print_exc()
-    finally:
-        machine.end_all()
-    section.seconds = round(time.monotonic() - start, 1)
-    return section, points or []
 
 
 def parse() -> argparse.Namespace:
@@ -102,7 +80,7 @@ def run_all(options: argparse.Namespace, machine: Machine, out: Path) -> list[re
     where = describe(machine) | {"seed": options.seed, "bare": options.bare}
     print(f"{where['gpu']}, driver {where['driver']}, library from {where['library']}, seed {options.seed}")
     for name in options.sections:
-        title, _, seconds, simulated_too = SECTIONS[name]
+        title, body, seconds, simulated_too = SECTIONS[name]
         left = options.budget - (time.monotonic() - start)
         section, points = report.Section(name, title), []
         if options.simulated and not simulated_too:
@@ -114,7 +92,7 @@ def run_all(options: argparse.Namespace, machine: Machine, out: Path) -> list[re
         else:
             part = 0.97 if options.sections[-1] == name else GRID_PART
             settings = Settings(options.quick, options.cells, options.seed, left * part, options.bare, options.log)
-            section, points = run_section(name, machine, loads, settings)
+            section, points = run_section(name, title, machine, lambda section: body(machine, section, loads, settings))
         done.append(section)
         show(section)
         report.write(out, where, done, "gpu-compute")
@@ -130,19 +108,7 @@ def main() -> int:
     if options.self_test:
         compute_selftest.run()
         return 0
-    start = time.monotonic()
-    scratch = Path(tempfile.mkdtemp(prefix="gpu-compute-"))
-    try:
-        library, vcuda = find_library(options.library)
-        done = run_all(options, Machine(options.simulated, options.null, library, vcuda, scratch), Path(options.out))
-    except (Failure, subprocess.SubprocessError) as failure:
-        print(f"gpu-compute: {failure}", file=sys.stderr)
-        return 1
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    failed = [section.name for section in done if section.failed]
-    print(f"\n{time.monotonic() - start:.0f} s, results in {options.out}" + (f"; not as expected: {' '.join(failed)}" if failed else ""))
-    return 1 if failed else 0
+    return run_on("gpu-compute", options, lambda machine: run_all(options, machine, Path(options.out)))
 
 
 if __name__ == "__main__":

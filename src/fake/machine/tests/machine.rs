@@ -120,6 +120,17 @@ fn a_killed_process_gives_its_memory_back() {
     assert_eq!(member.machine().users(0).len(), 1);
 }
 
+/// Lets processes go on for a while, kills them all, and sees them gone.
+fn kill_after(mut children: Vec<Child>, after_ns: u64) {
+    sleep_until(now_ns() + after_ns);
+    for child in &mut children {
+        child.kill().unwrap();
+    }
+    for child in &mut children {
+        child.wait().unwrap();
+    }
+}
+
 #[test]
 fn processes_killed_at_any_moment_lose_nothing() {
     play_role();
@@ -128,14 +139,7 @@ fn processes_killed_at_any_moment_lose_nothing() {
     let watcher = machine(&path);
     for round in 0..10 {
         let start = |_| start("processes_killed_at_any_moment_lose_nothing", "churn", &path);
-        let mut children: Vec<Child> = (0..4).map(start).collect();
-        sleep_until(now_ns() + 2_000_000 + round * 100_000);
-        for child in &mut children {
-            child.kill().unwrap();
-        }
-        for child in &mut children {
-            child.wait().unwrap();
-        }
+        kill_after((0..4).map(start).collect(), 2_000_000 + round * 100_000);
         watcher.reap();
         assert_eq!(watcher.users(1), []);
         assert_eq!(watcher.gpus()[1].used_bytes.load(Relaxed), 0);
@@ -152,14 +156,7 @@ fn processes_killed_at_any_moment_leave_a_whole_time_line() {
     let line = member.timeline(|timeline| member.open_line(timeline, 0)).unwrap();
     for round in 0..10 {
         let start = |_| start("processes_killed_at_any_moment_leave_a_whole_time_line", "hurry", &path);
-        let mut children: Vec<Child> = (0..4).map(start).collect();
-        sleep_until(now_ns() + 2_000_000 + round * 100_000);
-        for child in &mut children {
-            child.kill().unwrap();
-        }
-        for child in &mut children {
-            child.wait().unwrap();
-        }
+        kill_after((0..4).map(start).collect(), 2_000_000 + round * 100_000);
         let busy = member.machine().busy(0);
         assert_eq!(busy.processes.len(), 1);
         let engine = Engine::Processors { percent: 100 };
