@@ -1,7 +1,7 @@
 /*
  * vcuda.h - the control file of vcuda: who holds how much of which GPU.
  *
- * One file per container, mapped by every CUDA process under a limit. This header is its C ABI, version 2, and
+ * One file per container, mapped by every CUDA process under a limit. This header is its C ABI, version 3, and
  * all a reader needs; see examples/read-control. It is written by hand; a test compiles it and compares every
  * size and offset with the library's own.
  *
@@ -33,7 +33,7 @@ extern "C" {
 
 #define VCUDA_MAGIC UINT64_C(0x4c54434144554356)    /* "VCUDACTL" as the file's first eight bytes */
 #define VCUDA_SENTINEL UINT64_C(0x444e454144554356) /* "VCUDAEND" as the file's last eight bytes */
-#define VCUDA_VERSION UINT32_C(2)
+#define VCUDA_VERSION UINT32_C(3)
 #define VCUDA_READY UINT64_C(1)
 #define VCUDA_PAGE_BYTES 4096
 #define VCUDA_DEVICE_CAPACITY 64
@@ -135,8 +135,9 @@ struct vcuda_slot {
 
 /*
  * When one device was busy. Word number (t / VCUDA_COVERAGE_SLOT_NS) % VCUDA_COVERAGE_SLOTS tells of the slice of time
- * around t: low 32 bits of t / VCUDA_COVERAGE_SLOT_NS in the upper half, busy nanoseconds in the lower. A word with
- * another number is of an earlier round: the device was idle. See vcuda_recent_busy_ns().
+ * around t: low 32 bits of t / VCUDA_COVERAGE_SLOT_NS in the upper half, and in the lower a bit for each 32nd part of the
+ * slice, from its beginning, in which the device was busy. A word with another number is of an earlier round: the device
+ * was idle. See vcuda_recent_busy_ns().
  */
 struct vcuda_busy_record {
 	uint64_t slots[VCUDA_COVERAGE_SLOTS];
@@ -220,7 +221,7 @@ static inline uint64_t vcuda_recent_busy_ns(const struct vcuda_busy_record *reco
 	for (uint64_t number = from_ns / VCUDA_COVERAGE_SLOT_NS; number < to_ns / VCUDA_COVERAGE_SLOT_NS; number++) {
 		uint64_t word = vcuda_load(&record->slots[number % VCUDA_COVERAGE_SLOTS]);
 		if (word >> 32 == (number & UINT32_MAX))
-			busy += word & UINT32_MAX;
+			busy += (uint64_t)__builtin_popcount((uint32_t)word) * (VCUDA_COVERAGE_SLOT_NS / 32);
 	}
 	return busy;
 }

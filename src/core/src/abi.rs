@@ -19,7 +19,7 @@ pub const MAGIC: u64 = u64::from_le_bytes(*b"VCUDACTL");
 /// Last eight bytes of the file: `VCUDAEND`.
 pub const SENTINEL: u64 = u64::from_le_bytes(*b"VCUDAEND");
 /// The layout described here.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// `Header::ready` of a file that may be used.
 pub const READY: u64 = 1;
 /// Devices a file has room for.
