@@ -88,7 +88,8 @@ struct vcuda_compute {
 	uint64_t throttled_ns;    /* time that calls were held back, summed over threads */
 	uint64_t throttled_count; /* how often a call was held back */
 	uint64_t forgiven_ns;     /* debt that was dropped because it was beyond the bound */
-	uint64_t reserved[9];     /* 0 */
+	uint64_t stream_busy_ns;  /* as busy_ns, but each stream of each process by itself */
+	uint64_t reserved[8];     /* 0 */
 };
 
 /* One device. Entries fill from the first and are never given back; the first with uuid_high == 0 ends the list. */

@@ -138,8 +138,10 @@ pub struct Compute {
     pub throttled_count: AtomicU64,
     /// Wall time of debt that was dropped because it was beyond the bound.
     pub forgiven_ns: AtomicU64,
+    /// As `busy_ns`, but each stream of each process by itself: more, if they are busy at the same time.
+    pub stream_busy_ns: AtomicU64,
     /// 0.
-    pub reserved: [AtomicU64; 9],
+    pub reserved: [AtomicU64; 8],
 }
 
 /// What one slot holds of one device.
@@ -268,7 +270,8 @@ const _: () = {
     assert!(offset_of!(Compute, throttled_ns) == 32);
     assert!(offset_of!(Compute, throttled_count) == 40);
     assert!(offset_of!(Compute, forgiven_ns) == 48);
-    assert!(offset_of!(Compute, reserved) == 56);
+    assert!(offset_of!(Compute, stream_busy_ns) == 56);
+    assert!(offset_of!(Compute, reserved) == 64);
 
     assert!(size_of::<SlotDevice>() == 64);
     assert!(offset_of!(SlotDevice, settled) == 0);

@@ -147,6 +147,7 @@ impl ComputeWords<'_> {
         let new_ns = self.coverage.add(measured.start_ns, measured.end_ns, measured.busy_ns);
         add(&self.slot.busy_ns, new_ns);
         add(&self.compute.busy_ns, new_ns);
+        add(&self.compute.stream_busy_ns, measured.busy_ns);
         self.take_unsettled(measured.charged_ns);
         let moved_ns = price_ns(new_ns, share_ppm).saturating_sub(price_ns(measured.charged_ns, share_ppm));
         let forgiven_ns = self.bucket().correct(now_ns, moved_ns, bound_ns);

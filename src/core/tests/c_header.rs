@@ -72,7 +72,7 @@ fn the_header_describes_what_the_library_maps() {
     compare!(comparison, Device as "vcuda_device": uuid_high, uuid_low, quota, limit_bytes, physical_bytes,
         peak_pages, refused_count, context_pages_learned, kind, reserved, compute);
     compare!(comparison, Compute as "vcuda_compute": deadline_ns, share_ppm, work_count, busy_ns, throttled_ns,
-        throttled_count, forgiven_ns, reserved);
+        throttled_count, forgiven_ns, stream_busy_ns, reserved);
     compare!(comparison, BusyRecord as "vcuda_busy_record": slots);
     compare!(comparison, SlotDevice as "vcuda_slot_device": settled, proposed, overhead_pages,
         unsettled_ns, done_by_ns, work_count, busy_ns, throttled_ns);

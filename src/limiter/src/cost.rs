@@ -19,6 +19,12 @@ const LEAST_NS: f32 = 500.0;
 const MOST_NS: f32 = 60e9;
 /// Weight of a new sample once there are enough.
 const WEIGHT: f32 = 1.0 / 8.0;
+/// The same of a noisy one, by whether it is below or above what is known: what is off is so upwards.
+const NOISY_WEIGHT_DOWN: f32 = 1.0 / 8.0;
+const NOISY_WEIGHT_UP: f32 = 1.0 / 24.0;
+/// Samples after which a kind is no longer looked at whenever that is possible: a first launch, which loads code and finds
+/// cold caches, is no measure of those that follow.
+const YOUNG: u32 = 3;
 /// One sample changes an estimate by at most this factor.
 const LARGEST_STEP: f32 = 4.0;
 
@@ -51,8 +57,8 @@ pub struct Estimate {
     pub cost_ns: u64,
     /// Whether anything like it was ever measured, or it is of those (copies, fills) whose size says enough.
     pub known: bool,
-    /// Whether this kind itself was.
-    pub exact: bool,
+    /// Whether this kind itself was measured less than [`YOUNG`] times.
+    pub young: bool,
 }
 
 /// Learned costs. An entry is a key and a word: the cost as bits of an `f32` above a count of samples.
@@ -72,16 +78,16 @@ impl CostModel {
     /// What `unit` is expected to cost.
     #[inline]
     pub fn estimate(&self, unit: &Unit) -> Estimate {
-        if let Some((cost_ns, _)) = self.find(unit.kind) {
-            return Estimate { cost_ns: bounded(cost_ns), known: true, exact: true };
+        if let Some((cost_ns, samples)) = self.find(unit.kind) {
+            return Estimate { cost_ns: bounded(cost_ns), known: true, young: samples < YOUNG };
         }
         match self.find(unit.family) {
-            Some((per_size_ns, _)) => Estimate {
+            Some((per_size_ns, samples)) => Estimate {
                 cost_ns: bounded(per_size_ns * unit.size as f32),
                 known: true,
-                exact: unit.kind == 0,
+                young: unit.kind != 0 || samples < YOUNG,
             },
-            None => Estimate { cost_ns: unit.guess_ns.max(1), known: unit.kind == 0, exact: false },
+            None => Estimate { cost_ns: unit.guess_ns.max(1), known: unit.kind == 0, young: true },
         }
     }
 
@@ -90,13 +96,14 @@ impl CostModel {
         self.find(unit.kind).is_some() || self.find(unit.family).is_some()
     }
 
-    /// Learns that `unit`, estimated at `estimated_ns`, was part of work that took `ratio` times what was estimated.
-    pub fn learn(&self, unit: &Unit, estimated_ns: u64, ratio: f32) {
+    /// Learns that `unit`, estimated at `estimated_ns`, was part of work that took `ratio` times what was estimated; or
+    /// somewhat less, if the sample is noisy.
+    pub fn learn(&self, unit: &Unit, estimated_ns: u64, ratio: f32, is_noisy: bool) {
         if !ratio.is_finite() || ratio < 0.0 {
             return;
         }
-        self.update(unit.kind, estimated_ns as f32, ratio);
-        self.update(unit.family, estimated_ns as f32 / unit.size.max(1) as f32, ratio);
+        self.update(unit.kind, estimated_ns as f32, ratio, is_noisy);
+        self.update(unit.family, estimated_ns as f32 / unit.size.max(1) as f32, ratio, is_noisy);
     }
 
     /// Doubts what `kind` costs: it has been changed. The old cost serves until the next sample, which replaces it.
@@ -109,17 +116,22 @@ impl CostModel {
         }
     }
 
-    fn update(&self, key: u64, estimated: f32, ratio: f32) {
+    fn update(&self, key: u64, estimated: f32, ratio: f32, is_noisy: bool) {
         let Some(place) = self.place_or_claim(key) else { return };
         let Some(word) = self.values.get(place) else { return };
         let (known, samples) = unpack(word.load(Ordering::Relaxed));
-        // A first sample stands alone; the estimate it is a ratio of was a guess.
-        let next = if samples == 0 {
+        // A first sample stands alone: the estimate it is a ratio of was a guess. So does the second, because the first was
+        // of a launch that found everything cold.
+        let next = if samples <= 1 {
             estimated * ratio
         } else {
-            let weight = WEIGHT.max(1.0 / (samples as f32 + 1.0));
             // Of what was estimated then, not of what is known by now.
             let sample = (estimated * ratio).clamp(known / LARGEST_STEP, known * LARGEST_STEP);
+            let weight = match (is_noisy, sample > known) {
+                (false, _) => WEIGHT.max(1.0 / samples as f32),
+                (true, false) => NOISY_WEIGHT_DOWN,
+                (true, true) => NOISY_WEIGHT_UP,
+            };
             known + weight * (sample - known)
         };
         if next.is_finite() {
@@ -201,27 +213,31 @@ mod tests {
     fn the_first_sample_replaces_the_guess() {
         let model = CostModel::default();
         let guess = model.estimate(&unit(5, 10));
-        assert_eq!(guess, Estimate { cost_ns: GUESS_NS, known: false, exact: false });
-        model.learn(&unit(5, 10), guess.cost_ns, 200.0);
-        assert_eq!(model.estimate(&unit(5, 10)), Estimate { cost_ns: 2_000_000, known: true, exact: true });
+        assert_eq!(guess, Estimate { cost_ns: GUESS_NS, known: false, young: true });
+        model.learn(&unit(5, 10), guess.cost_ns, 200.0, false);
+        assert_eq!(model.estimate(&unit(5, 10)), Estimate { cost_ns: 2_000_000, known: true, young: true });
+        for _ in 1..YOUNG {
+            model.learn(&unit(5, 10), 2_000_000, 1.0, false);
+        }
+        assert_eq!(model.estimate(&unit(5, 10)), Estimate { cost_ns: 2_000_000, known: true, young: false });
     }
 
     #[test]
     fn an_unknown_shape_is_estimated_from_its_family() {
         let model = CostModel::default();
-        model.learn(&unit(5, 10), 1_000, 20.0);
+        model.learn(&unit(5, 10), 1_000, 20.0, false);
         let estimate = model.estimate(&unit(6, 30));
-        assert_eq!(estimate, Estimate { cost_ns: 60_000, known: true, exact: false });
+        assert_eq!(estimate, Estimate { cost_ns: 60_000, known: true, young: true });
     }
 
     #[test]
     fn what_was_changed_is_learned_anew() {
         let model = CostModel::default();
-        model.learn(&unit(5, 1), 1_000, 1.0);
-        model.learn(&unit(5, 1), 1_000, 1.0);
+        model.learn(&unit(5, 1), 1_000, 1.0, false);
+        model.learn(&unit(5, 1), 1_000, 1.0, false);
         model.forget(5);
         assert_eq!(model.estimate(&unit(5, 1)).cost_ns, 1_000);
-        model.learn(&unit(5, 1), 1_000, 50.0);
+        model.learn(&unit(5, 1), 1_000, 50.0, false);
         assert_eq!(model.estimate(&unit(5, 1)).cost_ns, 50_000);
     }
 
@@ -232,7 +248,7 @@ mod tests {
             for factor in noise {
                 let estimate = model.estimate(&unit(9, 1));
                 let ratio = truth as f64 * factor / estimate.cost_ns as f64;
-                model.learn(&unit(9, 1), estimate.cost_ns, ratio as f32);
+                model.learn(&unit(9, 1), estimate.cost_ns, ratio as f32, false);
             }
             let learned = model.estimate(&unit(9, 1)).cost_ns as f64;
             prop_assert!((learned / truth as f64 - 1.0).abs() < 0.08, "{learned} for {truth}");
@@ -246,7 +262,7 @@ mod tests {
                 let unit = unit(key | 0x1fff, size);
                 let estimate = model.estimate(&unit);
                 prop_assert!(estimate.cost_ns >= 1 && estimate.cost_ns <= MOST_NS as u64);
-                model.learn(&unit, estimate.cost_ns, ratio);
+                model.learn(&unit, estimate.cost_ns, ratio, false);
             }
         }
     }

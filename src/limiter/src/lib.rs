@@ -17,14 +17,21 @@
 //! elapsed - predicted gaps - what the events themselves take
 //! ```
 //!
-//! While a stream never runs dry there are no gaps and this is exact, whatever the model thinks. When it runs dry before
-//! every launch it is the model's sum, corrected by how much later or earlier than predicted the last work ended; that
-//! correction is what the model learns from, and so it is right in the long run as well. Intervals of all streams and
-//! processes are united in the control file's record of busy time.
+//! While a stream never runs dry there are no gaps and this is exact, whatever the model thinks, and the model learns from
+//! it. When it runs dry between launches, how long each piece took has left no trace in its events: a prediction that is too
+//! short makes the gaps longer by as much. The sum of the predictions then counts, corrected only by what is far from them,
+//! and so they have to be right by themselves: of such a stream now and then one launch gets an event just before it and
+//! one just behind, which together measure it alone. The first of the two is recorded when the work is, so it does not see
+//! the 150 us that a GPU takes to come from another process, nor a long pause; each burst after a wait begins with one, too.
+//! Where the program waits for its streams itself, the end of that wait says when the work was done, for free.
+//!
+//! Intervals of all streams and processes are united in the control file's record of busy time. What kernels cost that run
+//! at the same time as others is learned from the sum of what all streams were busy and the sum that was new.
 //!
 //! # How it is held to a share
 //!
-//! Work is charged to the container's bucket by prediction, about each millisecond, and corrected when it was measured.
+//! Work is charged to the container's bucket by prediction, about each millisecond (four while other processes charge, too,
+//! so that the GPU goes less often from one to the other), and corrected when it was measured.
 //! A launch that finds the bucket's deadline more than a millisecond of GPU time ahead waits until the deadline is due.
 //! The deadline is absolute and debt is carried, so neither late wake-ups nor wrong predictions add up.
 #![deny(unsafe_code)]
@@ -34,6 +41,7 @@ pub mod cost;
 pub mod line;
 pub mod machine;
 pub mod meter;
+mod overlap;
 pub mod segment;
 mod settle;
 mod wait;

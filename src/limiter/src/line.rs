@@ -6,17 +6,27 @@
 //! at least every [`ANCHOR_NS`] if the stream runs dry, so that clocks that drift apart (measured: 0.65 us a second on an
 //! H200) never matter.
 
-use crate::cost::Unit;
-use crate::segment::{EventCost, Open, Outcome, Segment, Tie};
+use crate::cost::{Estimate, Unit};
+use crate::segment::{Open, Outcome, Segment, Tie};
 use std::collections::VecDeque;
 use vcuda_core::compute::Measured;
 
 /// Predicted work after which a stream gets another event.
 pub const SEGMENT_NS: u64 = 1_000_000;
+/// The same where the last event was the first in a while, so that a burst is not measured by its first launch alone.
+const FIRST_SEGMENT_NS: u64 = SEGMENT_NS / 2;
+/// A kind that is still little known is measured on its own, but not more often than this.
+const YOUNG_NS: u64 = 200_000;
 /// A stream that is used gets an event at least this often, however little the work.
 const SAMPLE_NS: u64 = 50_000_000;
 /// A stream idle for longer starts over with a new event: float milliseconds and drifting clocks are kept short.
 const STALE_NS: u64 = 10_000_000;
+/// A call that waits for work returns this long after the work is done, at most as a rule, and if all goes well.
+const WAKE_NS: u64 = 100_000;
+const PROMPT_WAKE_NS: u64 = 5_000;
+/// Predictions that are off by less than this are better than what the host sees.
+const SURE_NS: i64 = 5_000;
+const INTERRUPT_NS: i64 = 60_000;
 /// How long host and device time stay tied together by one event.
 const ANCHOR_NS: u64 = 100_000_000;
 
@@ -27,6 +37,10 @@ struct Mark<E> {
     /// When it is expected to happen, or did.
     at_ns: u64,
     tie: Tie,
+    /// Recorded for what comes next, and not at the end of what came before.
+    is_fresh: bool,
+    /// The stream was idle for long before.
+    is_cold: bool,
 }
 
 /// What waits on a line, oldest first.
@@ -34,8 +48,6 @@ struct Mark<E> {
 pub enum Pending<E> {
     /// To be measured.
     Segment(Box<Segment<E>>),
-    /// Two events that were recorded in a row; the second is a segment's.
-    Pair(E, E),
     /// An event that nothing will be measured from any more.
     Retired(E),
     /// Not measurable: charged as predicted, at this time.
@@ -56,12 +68,18 @@ pub struct Plan {
 pub struct Line<E> {
     /// When everything given so far is expected to be done.
     tail_ns: u64,
+    /// It is done: the program has waited for it. No measurement of what came before moves the tail then.
+    is_done: bool,
     mark: Option<Mark<E>>,
     open: Open,
     /// When the clocks were last tied together.
     anchored_ns: u64,
     /// When the last event was recorded.
     sampled_ns: u64,
+    /// Predicted work after which the next one is.
+    segment_ns: u64,
+    /// A launch was held back since the last one.
+    rested: bool,
     /// When the last measured segment really ended.
     measured_end_ns: Option<u64>,
     pending: VecDeque<Pending<E>>,
@@ -77,10 +95,13 @@ impl<E: Copy> Default for Line<E> {
     fn default() -> Self {
         Self {
             tail_ns: 0,
+            is_done: false,
             mark: None,
             open: Open::NEW,
             anchored_ns: 0,
             sampled_ns: 0,
+            segment_ns: SEGMENT_NS,
+            rested: false,
             measured_end_ns: None,
             pending: VecDeque::new(),
             marking: false,
@@ -94,9 +115,13 @@ impl<E: Copy> Line<E> {
     /// Takes in a launch that needs no event, if it is one: charges nothing, records nothing, and is all that most
     /// launches see of a line. False if [`Line::plan`] is called for.
     #[inline]
-    pub fn pass(&mut self, now_ns: u64, unit: &Unit, cost_ns: u64) -> bool {
-        let is_due = self.open.predicted_ns + cost_ns >= SEGMENT_NS
-            || now_ns.saturating_sub(self.sampled_ns) >= SAMPLE_NS
+    pub fn pass(&mut self, now_ns: u64, unit: &Unit, estimate: Estimate) -> bool {
+        let cost_ns = estimate.cost_ns;
+        let since_ns = now_ns.saturating_sub(self.sampled_ns);
+        let is_due = self.open.predicted_ns + cost_ns >= self.segment_ns
+            || since_ns >= SAMPLE_NS
+            || (estimate.young && since_ns >= YOUNG_NS)
+            || (self.rested && now_ns >= self.tail_ns)
             || (self.mark.is_some() && self.is_stale(now_ns));
         if is_due && !self.marking {
             return false;
@@ -108,19 +133,27 @@ impl<E: Copy> Line<E> {
 
     /// Decides on events around a launch that [`Line::pass`] didn't take, and keeps other threads from deciding
     /// likewise until [`Line::planned`]. `None` if another thread is at it.
-    pub fn plan(&mut self, now_ns: u64, cost_ns: u64, known: bool) -> Option<Plan> {
+    pub fn plan(&mut self, now_ns: u64, estimate: Estimate) -> Option<Plan> {
         if self.marking {
             return None;
         }
         self.marking = true;
-        if self.mark.is_some() && self.is_stale(now_ns) {
+        let is_dry = now_ns >= self.tail_ns;
+        if self.mark.is_some() && (self.is_stale(now_ns) || self.rested && is_dry) {
             self.give_up();
         }
-        let begin = self.mark.is_none();
-        // A stream that is used now and then gives a sample at once, before it goes stale.
-        let is_grown = self.open.predicted_ns.saturating_add(cost_ns) >= SEGMENT_NS / 2
-            || now_ns.saturating_sub(self.sampled_ns) >= SAMPLE_NS;
-        Some(Plan { begin, end: begin || !known || is_grown })
+        self.rested = false;
+        let since_ns = now_ns.saturating_sub(self.sampled_ns);
+        let is_grown = self.open.predicted_ns.saturating_add(estimate.cost_ns) >= self.segment_ns
+            || since_ns >= SAMPLE_NS;
+        // What is not known yet is measured on its own. So is, now and then, what a stream gets that runs dry, where its
+        // events say little about the rest.
+        let is_wanted = (estimate.young && since_ns >= YOUNG_NS) || is_grown && (is_dry || self.open.ran_dry);
+        // Unless it can't be told whether what comes finds the stream idle.
+        let is_sample =
+            !estimate.known || is_wanted && (is_dry || self.tail_ns - now_ns > 2 * PROMPT_WAKE_NS);
+        let is_adjacent = self.mark.is_some() && self.open.count == 0 && !is_dry;
+        Some(Plan { begin: self.mark.is_none() || is_sample && !is_adjacent, end: is_sample || is_grown })
     }
 
     /// The launch that was planned is over.
@@ -135,18 +168,30 @@ impl<E: Copy> Line<E> {
         idle_ns > 0 && (idle_ns > STALE_NS || now_ns.saturating_sub(self.anchored_ns) > ANCHOR_NS)
     }
 
-    /// An event was recorded before a launch; `now_ns` is when the recording call returned.
+    /// An event was recorded before a launch; `now_ns` is when the recording call returned. It ends what is open.
     pub fn begin(&mut self, event: E, now_ns: u64) {
-        self.give_up();
+        let is_cold = self.mark.is_none();
+        let ends = self.open.count > 0 && !is_cold;
+        if ends {
+            self.close(event, now_ns);
+        } else {
+            self.give_up();
+        }
         let is_idle = now_ns >= self.tail_ns;
         let at_ns = now_ns.max(self.tail_ns);
         if is_idle {
             self.anchored_ns = now_ns;
             self.tail_ns = now_ns;
+            self.is_done = false;
         }
         self.sampled_ns = now_ns;
-        let tie = if is_idle { Tie::Known } else { Tie::Loose };
-        self.mark = Some(Mark { event, at_ns, tie });
+        self.segment_ns = if is_cold { FIRST_SEGMENT_NS } else { SEGMENT_NS };
+        let tie = match (is_idle, ends) {
+            (true, _) => Tie::Known,
+            (false, true) => Tie::Chained,
+            (false, false) => Tie::Loose,
+        };
+        self.mark = Some(Mark { event, at_ns, tie, is_fresh: true, is_cold });
     }
 
     /// The event of [`Line::begin`] was still pending at `now_ns`, long after it should have happened: the stream was not
@@ -159,12 +204,6 @@ impl<E: Copy> Line<E> {
             mark.at_ns = mark.at_ns.max(now_ns);
             self.tail_ns = self.tail_ns.max(now_ns);
         }
-    }
-
-    /// As [`Line::begin`], with two events: what lies between them is what an event takes.
-    pub fn begin_pair(&mut self, first: E, second: E, now_ns: u64) {
-        self.begin(second, now_ns);
-        self.pending.push_back(Pending::Pair(first, second));
     }
 
     /// No event could be recorded before a launch: the work goes on as predicted, until the next attempt.
@@ -181,13 +220,14 @@ impl<E: Copy> Line<E> {
             open.first_ns = arrival_ns.max(self.tail_ns);
         }
         let lead_ns = self.tail_ns.wrapping_sub(arrival_ns) as i64;
-        if !open.ran_dry {
+        if !open.ran_dry && !self.is_done {
             open.least_lead_ns = open.least_lead_ns.min(lead_ns);
         }
         if lead_ns < 0 {
-            open.run_dry(lead_ns.unsigned_abs());
+            open.run_dry(lead_ns.unsigned_abs(), self.is_done);
             self.tail_ns = arrival_ns;
         }
+        self.is_done = false;
         self.tail_ns += cost_ns;
         open.add(unit, cost_ns);
     }
@@ -198,7 +238,6 @@ impl<E: Copy> Line<E> {
         self.tail_ns = self.tail_ns.saturating_sub(cost_ns);
         open.count = open.count.saturating_sub(1);
         open.predicted_ns = open.predicted_ns.saturating_sub(cost_ns);
-        open.run_ns = open.run_ns.saturating_sub(cost_ns);
         open.tainted = true;
     }
 
@@ -208,24 +247,40 @@ impl<E: Copy> Line<E> {
         if self.open.count == 0 {
             return Some(event);
         }
-        let Some(mark) = self.mark else { return Some(event) };
-        let open = std::mem::replace(&mut self.open, Open::NEW);
-        let stamp_ns = self.tail_ns.max(now_ns);
-        self.pending.push_back(Pending::Segment(Box::new(Segment {
-            from: mark.event,
-            to: event,
-            begin_ns: mark.at_ns,
-            tie: mark.tie,
-            end_ns: self.tail_ns,
-            stamp_ns,
-            recorded_ns: now_ns,
-            pending_ns: 0,
-            open,
-        })));
-        self.mark = Some(Mark { event, at_ns: stamp_ns, tie: Tie::Chained });
-        self.tail_ns = stamp_ns;
+        if self.mark.is_none() {
+            return Some(event);
+        }
+        let at_ns = self.close(event, now_ns);
+        self.mark = Some(Mark { event, at_ns, tie: Tie::Chained, is_fresh: false, is_cold: false });
+        self.tail_ns = at_ns;
         self.sampled_ns = now_ns;
+        self.segment_ns = SEGMENT_NS;
         None
+    }
+
+    /// The open segment ends with an event just recorded. Returns when that should happen.
+    fn close(&mut self, event: E, now_ns: u64) -> u64 {
+        let stamp_ns = self.tail_ns.max(now_ns);
+        if let Some(mark) = self.mark.take() {
+            self.pending.push_back(Pending::Segment(Box::new(Segment {
+                from: mark.event,
+                to: event,
+                begin_ns: mark.at_ns,
+                tie: mark.tie,
+                is_fresh: mark.is_fresh,
+                is_cold: mark.is_cold,
+                end_ns: self.tail_ns,
+                stamp_ns,
+                pending_ns: 0,
+                open: std::mem::replace(&mut self.open, Open::NEW),
+            })));
+        }
+        stamp_ns
+    }
+
+    /// Nothing comes for a while: the next launch gets an event before it, unless the stream still has work then.
+    pub fn rest(&mut self) {
+        self.rested = true;
     }
 
     /// No event will be recorded for what is open: it is charged as predicted. The mark goes too.
@@ -248,9 +303,32 @@ impl<E: Copy> Line<E> {
         }
     }
 
-    /// The stream is known to be idle at `now_ns`: the program has waited for it.
-    pub fn idle(&mut self, now_ns: u64) {
-        self.tail_ns = self.tail_ns.min(now_ns);
+    /// A call that began at `called_ns` and has returned at `now_ns` has waited for the stream.
+    pub fn synchronized(&mut self, called_ns: u64, now_ns: u64) {
+        let took_ns = now_ns.saturating_sub(called_ns);
+        // If the call took long, it is the last of the work that it waited for.
+        if self.open.count == 0
+            && took_ns > 2 * WAKE_NS
+            && let Some(Pending::Segment(last)) = self.pending.back_mut()
+        {
+            last.ends_after(now_ns - WAKE_NS);
+        }
+        let is_told = took_ns > 2 * PROMPT_WAKE_NS;
+        let done_ns = before_return(called_ns, now_ns);
+        let excess_ns = self.tail_ns.wrapping_sub(done_ns) as i64;
+        // A call that found the stream idle says nothing of when it became so, and one that is woken by an interrupt returns
+        // late.
+        if excess_ns > SURE_NS || is_told && excess_ns < -INTERRUPT_NS {
+            self.tail_ns = done_ns;
+            self.open.excess_ns += excess_ns;
+        }
+        self.is_done = true;
+    }
+
+    /// The last launch's call, which began at `called_ns`, returned at `now_ns` when its work was done.
+    pub fn done(&mut self, called_ns: u64, now_ns: u64) {
+        self.tail_ns = before_return(called_ns, now_ns);
+        self.is_done = true;
     }
 
     /// Something else than work comes next on the stream, for which it may have to wait: what was measured up to here
@@ -283,10 +361,10 @@ impl<E: Copy> Line<E> {
         self.tail_ns
     }
 
-    /// Learns what a launch call takes.
+    /// Learns what a launch call takes. Those that are looked at come after a pause more often than others, and take longer
+    /// then.
     pub fn note_call(&mut self, took_ns: u64) {
-        let took_ns = took_ns.clamp(200, 50_000);
-        self.call_ns = (self.call_ns * 7 + took_ns) / 8;
+        self.call_ns = took_ns.clamp(200, self.call_ns + self.call_ns / 32 + 1);
     }
 
     /// A launch was let through at `now_ns` that what is in flight may be waiting for.
@@ -335,14 +413,8 @@ impl<E: Copy> Line<E> {
     }
 
     /// How long the segment was busy, given what passed between its events.
-    pub fn measure(
-        &mut self,
-        segment: &Segment<E>,
-        elapsed_ns: u64,
-        now_ns: u64,
-        events: EventCost,
-    ) -> Outcome {
-        let outcome = segment.measure(self.measured_end_ns, elapsed_ns, now_ns, events);
+    pub fn measure(&mut self, segment: &Segment<E>, elapsed_ns: u64, now_ns: u64) -> Outcome {
+        let outcome = segment.measure(self.measured_end_ns, elapsed_ns, now_ns);
         let end_ns = outcome.span.end_ns;
         self.measured_end_ns = Some(end_ns);
         self.move_prediction(segment.stamp_ns, end_ns);
@@ -366,10 +438,19 @@ impl<E: Copy> Line<E> {
             return;
         }
         mark.at_ns = ended_ns;
+        if self.is_done {
+            return;
+        }
         let late_ns = ended_ns.wrapping_sub(expected_ns) as i64;
         self.tail_ns = self.tail_ns.saturating_add_signed(late_ns);
         if self.open.count > 0 {
             self.open.least_lead_ns = self.open.least_lead_ns.saturating_add(late_ns);
         }
     }
+}
+
+/// When what a call waited for was done.
+fn before_return(called_ns: u64, now_ns: u64) -> u64 {
+    let took_ns = now_ns.saturating_sub(called_ns);
+    if took_ns > 2 * PROMPT_WAKE_NS { now_ns - PROMPT_WAKE_NS } else { now_ns }
 }

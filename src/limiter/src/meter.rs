@@ -8,9 +8,10 @@
 //! No lock is held across a call of the machine's or of the program's.
 
 use crate::cost::{CostModel, Estimate, Unit};
-use crate::line::{Line, SEGMENT_NS};
+use crate::line::Line;
 use crate::machine::{Machine, Progress};
-use crate::segment::EventCost;
+use crate::overlap::Overlap;
+use crate::wait::GRACE_NS;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
@@ -19,10 +20,15 @@ use vcuda_core::compute::{Charge, ComputeWords};
 
 /// Predicted GPU time that may be in flight beyond what has been waited for.
 pub const BURST_NS: u64 = 1_000_000;
+/// What is charged at once while other processes of the container charge, too: the GPU takes 150 us to go from one
+/// process to another.
+const SHARED_BURST_NS: u64 = 4_000_000;
+/// How long others are taken to go on after they were last noticed.
+const OTHERS_NS: u64 = 200_000_000;
+/// A deadline further ahead than this process left it was moved by others.
+const NOTICEABLE_NS: u64 = 50_000;
 /// Bits of `unposted` that count pieces of work; the GPU time stands above, in nanoseconds.
 const COUNT_BITS: u32 = 24;
-/// Two events in a row are read this often to learn what an event takes.
-const PAIRS: u32 = 8;
 
 /// The words that processes share, for a few accesses.
 pub trait Shared: Send + Sync {
@@ -61,13 +67,22 @@ pub struct Meter<M: Machine, W> {
     unposted: AtomicU64,
     /// By how much this process's measurements have moved the deadline, in all.
     pub(crate) moved_ns: AtomicI64,
+    pub(crate) overlap: Mutex<Overlap>,
+    /// The deadline as this process left it.
+    left_ns: AtomicU64,
+    /// `moved_ns` at the last charge, and whether measurements have since found so much more than was predicted that the
+    /// next launch has to look at the deadline.
+    moved_before_ns: AtomicI64,
+    owes: AtomicBool,
+    /// How late work may be before it is thought to wait for a launch that is held back.
+    pub(crate) grace_ns: AtomicU64,
+    /// Until when other processes of the container are taken to charge, too.
+    others_until_ns: AtomicU64,
     /// The longest piece of work seen, in GPU time.
     pub(crate) longest_ns: AtomicU64,
     streams: Mutex<Vec<Arc<StreamOf<M>>>>,
     /// The kinds that are being measured for the first time.
     pub(crate) probed: Mutex<Vec<u64>>,
-    pair_ns: AtomicU64,
-    pairs: AtomicU32,
 }
 
 impl<M: Machine, W: Shared> Meter<M, W>
@@ -82,11 +97,15 @@ where
             share_ppm: AtomicU32::new(share_ppm),
             unposted: AtomicU64::new(0),
             moved_ns: AtomicI64::new(0),
+            overlap: Mutex::default(),
+            left_ns: AtomicU64::new(u64::MAX),
+            moved_before_ns: AtomicI64::new(0),
+            owes: AtomicBool::new(false),
+            grace_ns: AtomicU64::new(GRACE_NS),
+            others_until_ns: AtomicU64::new(0),
             longest_ns: AtomicU64::new(0),
             streams: Mutex::default(),
             probed: Mutex::default(),
-            pair_ns: AtomicU64::new(u64::MAX),
-            pairs: AtomicU32::new(0),
         }
     }
 
@@ -136,15 +155,15 @@ where
         let estimate = self.model.estimate(&unit);
         let cost_ns = estimate.cost_ns;
         let now_ns = machine.now_ns();
-        if estimate.known && self.unposted_ns() + cost_ns < SEGMENT_NS {
-            let passed = stream.line.lock().pass(now_ns, &unit, cost_ns);
+        if estimate.known && self.unposted_ns() + cost_ns < self.burst_ns(now_ns) {
+            let passed = stream.line.lock().pass(now_ns, &unit, estimate);
             if passed {
-                self.unposted.fetch_add(cost_ns << COUNT_BITS | 1, Ordering::Relaxed);
+                self.put_off(cost_ns);
                 let done = driver();
                 if done.is_err() {
                     self.retract(stream, cost_ns);
                 } else if unit.waits {
-                    stream.line.lock().idle(machine.now_ns());
+                    stream.line.lock().done(now_ns, machine.now_ns());
                 }
                 return done;
             }
@@ -163,14 +182,20 @@ where
         estimate: Estimate,
         driver: impl FnOnce() -> Result<R, X>,
     ) -> Result<R, X> {
-        let Estimate { cost_ns, known, .. } = if estimate.known {
+        let estimate = if estimate.known {
             estimate
         } else {
             self.wait_for_first(machine, &unit);
             self.model.estimate(&unit)
         };
-        self.post(machine, stream, cost_ns);
-        let planned = stream.line.lock().plan(machine.now_ns(), cost_ns, known);
+        let Estimate { cost_ns, known, .. } = estimate;
+        let posted = !known || self.unposted_ns() + cost_ns >= self.burst_ns(machine.now_ns());
+        if posted {
+            self.post(machine, stream, cost_ns);
+        } else {
+            self.put_off(cost_ns);
+        }
+        let planned = stream.line.lock().plan(machine.now_ns(), estimate);
         let plan = planned.unwrap_or_default();
         let begun = if plan.begin { self.record_begin(machine, stream) } else { None };
         let called_ns = machine.now_ns();
@@ -189,14 +214,16 @@ where
             }
             line.arrive(if unit.waits { called_ns } else { returned_ns }, &unit, cost_ns);
             if unit.waits {
-                line.idle(returned_ns);
+                line.done(called_ns, returned_ns);
             }
-        } else {
+        } else if posted {
             self.shared.words().refund(returned_ns, cost_ns, self.share_ppm());
+        } else {
+            self.take_back(cost_ns);
         }
         if plan.end && done.is_ok() && !self.record_end(machine, stream) && !known {
             // It can't be measured here: the guess has to do.
-            self.model.learn(&unit, cost_ns, 1.0);
+            self.model.learn(&unit, cost_ns, 1.0, false);
         }
         if planned.is_some() {
             stream.line.lock().planned();
@@ -214,10 +241,40 @@ where
         self.longest_ns.fetch_max(cost_ns, Ordering::Relaxed);
         let charge = Charge { busy_ns, work_count: (unposted & ((1 << COUNT_BITS) - 1)) + 1, done_by_ns };
         let moved_ns = self.moved_ns.load(Ordering::Relaxed);
+        self.moved_before_ns.store(moved_ns, Ordering::Relaxed);
+        self.owes.store(false, Ordering::Relaxed);
         let charged = self.shared.words().charge(now_ns, charge, self.share_ppm(), self.debt_bound_ns());
+        let left_ns = charged.due_ns.saturating_add(wall_ns(busy_ns, self.share_ppm()));
+        let expected_ns = self.left_ns.swap(left_ns, Ordering::Relaxed);
+        if charged.due_ns > now_ns.max(expected_ns.saturating_add(NOTICEABLE_NS)) {
+            self.others_until_ns.store(now_ns + OTHERS_NS, Ordering::Relaxed);
+        }
         if charged.due_ns > now_ns.saturating_add(wall_ns(BURST_NS, self.share_ppm())) {
             self.wait(machine, charged.due_ns, moved_ns);
         }
+    }
+
+    /// GPU time that is charged at once.
+    #[inline]
+    fn burst_ns(&self, now_ns: u64) -> u64 {
+        if self.owes.load(Ordering::Relaxed) {
+            0
+        } else if now_ns < self.others_until_ns.load(Ordering::Relaxed) {
+            SHARED_BURST_NS
+        } else {
+            BURST_NS
+        }
+    }
+
+    /// Measurements of this process have moved the deadline.
+    pub(crate) fn note_moved(&self, moved_ns: i64) {
+        let all_moved_ns = self.moved_ns.fetch_add(moved_ns, Ordering::Relaxed).wrapping_add(moved_ns);
+        let since_ns = all_moved_ns.wrapping_sub(self.moved_before_ns.load(Ordering::Relaxed));
+        if since_ns > wall_ns(BURST_NS, self.share_ppm()) as i64 {
+            self.owes.store(true, Ordering::Relaxed);
+        }
+        let moved = |left_ns: u64| Some(left_ns.saturating_add_signed(moved_ns));
+        let _ = self.left_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, moved);
     }
 
     /// GPU time that was predicted and not charged yet.
@@ -231,9 +288,20 @@ where
         debt_bound_ns(wall_ns(self.longest_ns.load(Ordering::Relaxed), self.share_ppm()))
     }
 
+    /// Charges later.
+    #[inline]
+    fn put_off(&self, cost_ns: u64) {
+        self.unposted.fetch_add(cost_ns << COUNT_BITS | 1, Ordering::Relaxed);
+    }
+
     #[cold]
     fn retract(&self, stream: &StreamOf<M>, cost_ns: u64) {
         stream.line.lock().retract(cost_ns);
+        self.take_back(cost_ns);
+    }
+
+    /// Work that was put off did not come about.
+    fn take_back(&self, cost_ns: u64) {
         let less = |unposted: u64| Some(unposted.saturating_sub(cost_ns << COUNT_BITS));
         let _ = self.unposted.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
     }
@@ -241,22 +309,15 @@ where
     /// Records the event that a segment is measured from, and gives it if the stream should be idle.
     fn record_begin(&self, machine: &M, stream: &StreamOf<M>) -> Option<M::Event> {
         let recorded = machine.record(stream.stream);
-        let mut now_ns = machine.now_ns();
+        let now_ns = machine.now_ns();
+        let mut line = stream.line.lock();
         let Some(event) = recorded else {
-            stream.line.lock().not_begun(now_ns);
+            line.not_begun(now_ns);
             return None;
         };
-        let is_idle = stream.line.lock().tail_ns() < now_ns;
-        let wants_pair = is_idle && self.pairs.load(Ordering::Relaxed) < PAIRS;
-        // Two in a row on an idle stream tell what an event takes.
-        let second = if wants_pair { machine.record(stream.stream) } else { None };
-        now_ns = if second.is_some() { machine.now_ns() } else { now_ns };
-        let mut line = stream.line.lock();
-        match second {
-            Some(second) => line.begin_pair(event, second, now_ns),
-            None => line.begin(event, now_ns),
-        }
-        is_idle.then_some(second.unwrap_or(event))
+        let is_idle = line.tail_ns() < now_ns;
+        line.begin(event, now_ns);
+        is_idle.then_some(event)
     }
 
     /// Records the event that a segment is measured to. False if there is none.
@@ -274,12 +335,15 @@ where
         unused.is_none()
     }
 
-    /// Ends the open segments of all streams, so that what is measured next does not take a wait for work.
+    /// Ends the open segments of all streams, so that what is measured next does not take a wait for work. It begins with an
+    /// event of its own: while this process waits another may have the GPU, and from one to the other it takes 150 us, which
+    /// lie between an old event and the next launch, but not between that launch and an event just before it.
     pub(crate) fn end_all(&self, machine: &M) {
         for stream in self.streams() {
             if stream.lives.load(Ordering::Acquire) && stream.line.lock().is_open() {
                 self.record_end(machine, &stream);
             }
+            stream.line.lock().rest();
         }
     }
 
@@ -294,27 +358,13 @@ where
         }
     }
 
-    /// The program has waited for a stream.
-    pub fn synchronized(&self, machine: &M, stream: &StreamOf<M>) {
-        stream.line.lock().idle(machine.now_ns());
+    /// The program has waited for a stream, by a call that began at `called_ns`.
+    pub fn synchronized(&self, machine: &M, stream: &StreamOf<M>, called_ns: u64) {
+        stream.line.lock().synchronized(called_ns, machine.now_ns());
         self.settle(machine);
     }
 
     pub(crate) fn streams(&self) -> Vec<Arc<StreamOf<M>>> {
         self.streams.lock().clone()
-    }
-
-    /// What events take on this device, as far as known.
-    pub(crate) fn event_cost(&self) -> EventCost {
-        match self.pair_ns.load(Ordering::Relaxed) {
-            u64::MAX => EventCost::default(),
-            pair_ns => EventCost::of_pair(pair_ns),
-        }
-    }
-
-    /// Two events in a row were `elapsed_ns` apart.
-    pub(crate) fn note_pair(&self, elapsed_ns: u64) {
-        self.pair_ns.fetch_min(elapsed_ns, Ordering::Relaxed);
-        self.pairs.fetch_add(1, Ordering::Relaxed);
     }
 }

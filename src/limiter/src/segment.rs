@@ -5,41 +5,29 @@
 use crate::cost::{CostModel, Unit};
 use vcuda_core::compute::Measured;
 
-/// An event on an idle stream happens this soon after the call that records it returned.
-const PROMPT_NS: u64 = 1_500;
-/// The same where only an event much later is to be believed.
-const LEISURELY_NS: u64 = 20_000;
+/// Where a stream ran dry, what its events say is believed to within this time: gaps are known by the host's clock, and
+/// how long a launch takes to reach the GPU, by habit.
+const UNSURE_NS: i64 = 30_000;
+/// A fresh event that seems to have happened this much later than it was recorded may as well have been on time.
+const UNTOLD_NS: i64 = 10_000;
+/// Work shorter than this, launched on a stream that was idle for long, is no measure of others: the launch itself takes
+/// ten times as long as usual then, and it isn't known when within that time the work began.
+const COLD_NS: u64 = 200_000;
 /// Work that waited for a launch of ours ends within this time of it.
 const RELEASE_NS: u64 = 10_000_000;
 /// Kinds of work that one segment learns about.
 const KINDS: usize = 8;
 
-/// What events themselves take, which is nobody's work. Measured on an H200; scaled for others by the time that two
-/// events take that are recorded in a row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EventCost {
-    /// From the return of a launch on an idle stream to the kernel's start, and from its end to the event behind it.
-    pub idle_ns: u64,
-    /// From the end of a kernel to the start of the next when there is an event between them.
-    pub queued_ns: u64,
-}
-
-impl EventCost {
-    /// Two events in a row on the H200 these were measured on.
-    const PAIR_NS: u64 = 1380;
-
-    /// As on the device where two events in a row take `pair_ns`.
-    pub fn of_pair(pair_ns: u64) -> Self {
-        let pair_ns = pair_ns.clamp(Self::PAIR_NS / 4, Self::PAIR_NS * 4);
-        Self { idle_ns: 600 * pair_ns / Self::PAIR_NS, queued_ns: 1300 * pair_ns / Self::PAIR_NS }
-    }
-}
-
-impl Default for EventCost {
-    fn default() -> Self {
-        Self::of_pair(Self::PAIR_NS)
-    }
-}
+/// What passes between two events on a stream that was idle, besides the launch call and the kernel itself. A kernel itself
+/// is what a further one adds to a row of them, which is 2 us more than what it sees of the GPU's timer. Measured on an
+/// H100 and an H200, in nanoseconds, as is the next.
+const IDLE_EVENT_NS: u64 = 500;
+/// What an event adds to a row of kernels.
+const QUEUED_EVENT_NS: u64 = 1_200;
+/// Work shorter than this is measured with an error that matters where an event found the stream idle.
+const NOISY_NS: u64 = 100_000;
+/// An event may have happened this long before the driver says so.
+const UNSEEN_NS: u64 = 3_000;
 
 /// One kind of work within a segment.
 #[derive(Clone, Copy, Debug)]
@@ -63,10 +51,10 @@ pub(crate) struct Open {
     pub(crate) ran_dry: bool,
     /// Whether it was dry before the first launch, so that the first gap lies in front of all work.
     pub(crate) dry_at_front: bool,
-    /// Gaps after the first.
+    /// Gaps after the first, and those behind a call that had waited for the stream.
     pub(crate) later_gaps_ns: u64,
-    /// Predicted GPU time since the stream last ran dry.
-    pub(crate) run_ns: u64,
+    /// By how much what was predicted was too much, as far as the program's own waits have shown.
+    pub(crate) excess_ns: i64,
     parts: [Option<Part>; KINDS],
     /// When a launch was let through that this work may have been waiting for; 0 if none was.
     pub(crate) let_go_ns: u64,
@@ -85,24 +73,24 @@ impl Open {
         ran_dry: false,
         dry_at_front: true,
         later_gaps_ns: 0,
-        run_ns: 0,
+        excess_ns: 0,
         parts: [None; KINDS],
         let_go_ns: 0,
         tainted: false,
         last_waits: false,
     };
 
-    /// The stream ran dry for `gap_ns` before the launch that comes now.
+    /// The stream ran dry for `gap_ns` before the launch that comes now. Unless `is_known`, that is so only if what was
+    /// measured before this ended when it was expected to.
     #[inline]
-    pub(crate) fn run_dry(&mut self, gap_ns: u64) {
-        if self.ran_dry {
+    pub(crate) fn run_dry(&mut self, gap_ns: u64, is_known: bool) {
+        if self.ran_dry || is_known {
             self.later_gaps_ns += gap_ns;
-        } else {
+        }
+        if !self.ran_dry {
             self.dry_at_front = self.count == 0;
         }
         self.ran_dry = true;
-        self.run_ns = 0;
-        self.parts = [None; KINDS];
     }
 
     /// A launch that is expected to take `cost_ns`.
@@ -110,7 +98,6 @@ impl Open {
     pub(crate) fn add(&mut self, unit: &Unit, cost_ns: u64) {
         self.count += 1;
         self.predicted_ns += cost_ns;
-        self.run_ns += cost_ns;
         self.last_waits = unit.waits;
         self.add_part(*unit, cost_ns);
     }
@@ -163,8 +150,11 @@ pub struct Segment<E> {
     pub end_ns: u64,
     /// When the event at its end is expected to happen: the same, unless the stream had run dry by then.
     pub(crate) stamp_ns: u64,
-    /// When that event was recorded.
-    pub(crate) recorded_ns: u64,
+    /// The event at its beginning was recorded for it, just before its first launch, so that what lies between them is
+    /// known well.
+    pub(crate) is_fresh: bool,
+    /// The stream had been idle for long.
+    pub(crate) is_cold: bool,
     /// When it was last seen not to have happened yet.
     pub(crate) pending_ns: u64,
     pub(crate) open: Open,
@@ -202,24 +192,30 @@ impl<E> Segment<E> {
         self.open.let_go_ns = now_ns;
     }
 
+    /// When that was; 0 if there was none.
+    pub(crate) fn let_go_ns(&self) -> u64 {
+        self.open.let_go_ns
+    }
+
     /// The event at its end had not happened at `now_ns`.
     pub fn saw_pending(&mut self, now_ns: u64) {
-        self.pending_ns = now_ns;
+        self.ends_after(now_ns.saturating_sub(UNSEEN_NS));
+    }
+
+    /// The event at its end happens later than `time_ns`.
+    pub fn ends_after(&mut self, time_ns: u64) {
+        self.pending_ns = self.pending_ns.max(time_ns);
     }
 
     /// How long it was busy, given what passed between its events. `before_ns` is when the segment before it was
     /// measured to end, if it was.
-    pub(crate) fn measure(
-        &self,
-        before_ns: Option<u64>,
-        elapsed_ns: u64,
-        now_ns: u64,
-        events: EventCost,
-    ) -> Outcome {
+    pub(crate) fn measure(&self, before_ns: Option<u64>, elapsed_ns: u64, now_ns: u64) -> Outcome {
         let open = &self.open;
         let begin_ns = match (self.tie, before_ns) {
             (Tie::Chained, Some(measured_ns)) => measured_ns,
-            _ => self.begin_ns,
+            // One stream does one thing after the other.
+            (_, Some(measured_ns)) => self.begin_ns.max(measured_ns),
+            (_, None) => self.begin_ns,
         };
         // What the host has seen bounds where the device's time can lie.
         let found_ns = begin_ns.saturating_add(elapsed_ns);
@@ -227,27 +223,27 @@ impl<E> Segment<E> {
         let begin_ns = begin_ns.saturating_add_signed(end_ns.wrapping_sub(found_ns) as i64);
         // The stream began this segment that much later than was thought, so it ran dry that much less.
         let late_ns = begin_ns.wrapping_sub(self.begin_ns) as i64;
+        let late_ns = if self.is_fresh { beyond(late_ns, UNTOLD_NS) } else { late_ns };
         let first_gap_ns =
             0i64.saturating_sub(open.least_lead_ns.saturating_add(late_ns)).max(0).unsigned_abs();
-        let ran_dry = open.ran_dry || first_gap_ns > 0;
-        let event_ns = if ran_dry { events.idle_ns } else { events.queued_ns };
-        let most_ns = elapsed_ns
-            .saturating_sub(first_gap_ns)
-            .saturating_sub(open.later_gaps_ns)
-            .saturating_sub(event_ns);
-        // An event that happened as soon as it was recorded found the stream dry; the work ended some time before, so
-        // that there can have been less of it than predicted, but not more. After a call that waits for its work that is
-        // so for certain, unless the event shows that it didn't wait (as a copy within a device, called by the general
-        // name).
-        let prompt_ns = if open.last_waits { LEISURELY_NS } else { PROMPT_NS };
-        let is_bound = end_ns <= self.recorded_ns.saturating_add(prompt_ns);
-        let busy_ns = if is_bound { most_ns.min(open.predicted_ns) } else { most_ns };
+        // The event was recorded when all work was done, as far as is known.
+        let last_gap_ns = self.stamp_ns.saturating_sub(self.end_ns);
+        let ran_dry = first_gap_ns > 0 || open.later_gaps_ns > 0 || last_gap_ns > 0;
+        // A gap is known well between an event that was recorded for a launch and that launch, and behind a call that waits.
+        let is_exact = open.later_gaps_ns == 0
+            && (last_gap_ns == 0 || open.last_waits)
+            && (first_gap_ns == 0 || self.is_fresh && open.dry_at_front);
+        let event_ns = if ran_dry { IDLE_EVENT_NS } else { QUEUED_EVENT_NS };
+        let most_ns = elapsed_ns.saturating_sub(event_ns);
+        let gaps_ns = first_gap_ns.saturating_add(open.later_gaps_ns).saturating_add(last_gap_ns);
+        let expected_ns = open.predicted_ns.saturating_add_signed(open.excess_ns.saturating_neg());
+        let surplus_ns =
+            (most_ns as i64).saturating_sub_unsigned(gaps_ns).saturating_sub_unsigned(expected_ns);
+        let surplus_ns = if is_exact { surplus_ns } else { beyond(surplus_ns, UNSURE_NS) };
+        let busy_ns = expected_ns.saturating_add_signed(surplus_ns).min(most_ns);
         let start_ns = if open.dry_at_front { begin_ns.saturating_add(first_gap_ns) } else { begin_ns };
-        Outcome {
-            span: Measured { start_ns, end_ns, busy_ns, charged_ns: open.predicted_ns },
-            surplus_ns: (busy_ns as i64).saturating_sub(open.predicted_ns as i64),
-            most_surplus_ns: (most_ns as i64).saturating_sub(open.predicted_ns as i64),
-        }
+        let span = Measured { start_ns, end_ns, busy_ns, charged_ns: open.predicted_ns };
+        Outcome { span, is_exact, is_noisy: ran_dry && (busy_ns < NOISY_NS || open.last_waits) }
     }
 
     /// Teaches the model. `fraction` of the busy time was nobody else's.
@@ -255,21 +251,25 @@ impl<E> Segment<E> {
         let open = &self.open;
         // Work that ends soon after the launch that was let through for it had been waiting for that.
         let waited = outcome.span.end_ns < open.let_go_ns.saturating_add(RELEASE_NS);
-        if open.tainted || waited || open.run_ns == 0 {
+        // Where the stream ran dry, how long the work before that took left no trace.
+        if open.tainted || waited || !outcome.is_exact || open.predicted_ns == 0 {
             return;
         }
-        let ratio = |surplus_ns: i64| {
-            let took_ns = (open.run_ns as i64).saturating_add(surplus_ns).max(0);
-            took_ns as f32 / open.run_ns as f32 * fraction
-        };
+        let ratio = outcome.span.busy_ns as f32 / open.predicted_ns as f32 * fraction;
+        let is_vague = self.is_cold && outcome.span.busy_ns < COLD_NS;
         for part in open.parts.iter().flatten() {
             let count = u64::from(part.count.max(1));
             let unit = Unit { size: (part.unit.size / count).max(1), ..part.unit };
-            // The most that it can have been is better than a guess, and shorter ones will follow.
-            let surplus_ns = if model.has(&unit) { outcome.surplus_ns } else { outcome.most_surplus_ns };
-            model.learn(&unit, part.estimated_ns / count, ratio(surplus_ns));
+            if !(is_vague && model.has(&unit)) {
+                model.learn(&unit, part.estimated_ns / count, ratio, outcome.is_noisy);
+            }
         }
     }
+}
+
+/// What is left of `value` when everything within `unsure` of zero counts as zero.
+fn beyond(value: i64, unsure: i64) -> i64 {
+    value.signum().saturating_mul(value.saturating_abs().saturating_sub(unsure).max(0))
 }
 
 /// A measured segment.
@@ -277,8 +277,8 @@ impl<E> Segment<E> {
 pub struct Outcome {
     /// When, and how busy.
     pub span: Measured,
-    /// By how much the last run took longer than predicted.
-    surplus_ns: i64,
-    /// The same at most, where the end of the work is known only to lie before the event.
-    most_surplus_ns: i64,
+    /// The stream did not run dry, but for a gap that is known well: what passed was work.
+    is_exact: bool,
+    /// How well the gap is known matters, because it is short or the call waited: some calls return late, none early.
+    is_noisy: bool,
 }

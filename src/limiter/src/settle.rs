@@ -33,19 +33,6 @@ where
                 Pending::Predicted(span) => {
                     self.put_down(machine, span);
                 }
-                Pending::Pair(first, second) => match progress(second) {
-                    Progress::Pending => {
-                        stream.line.lock().put_back(Pending::Pair(first, second));
-                        return settled;
-                    }
-                    Progress::Done => {
-                        if let Some(elapsed_ns) = machine.elapsed_ns(first, second) {
-                            self.note_pair(elapsed_ns);
-                        }
-                        machine.recycle(first);
-                    }
-                    Progress::Lost => machine.recycle(first),
-                },
                 Pending::Segment(mut segment) => match progress(segment.to) {
                     Progress::Pending => {
                         segment.saw_pending(machine.now_ns());
@@ -68,13 +55,12 @@ where
             return self.lose_segment(machine, stream, segment);
         };
         let now_ns = machine.now_ns();
-        let outcome = stream.line.lock().measure(&segment, elapsed_ns, now_ns, self.event_cost());
-        let new_ns = self.put_down(machine, outcome.span);
-        let busy_ns = outcome.span.busy_ns;
-        let fraction = if busy_ns == 0 { 1.0 } else { new_ns as f32 / busy_ns as f32 };
+        let outcome = stream.line.lock().measure(&segment, elapsed_ns, now_ns);
+        let fraction = self.put_down(machine, outcome.span);
+        self.note_release(&segment, outcome.span.end_ns);
         segment.teach(&self.model, outcome, fraction);
         self.end_probes(&segment);
-        self.longest_ns.fetch_max(segment.longest_ns(busy_ns), Ordering::Relaxed);
+        self.longest_ns.fetch_max(segment.longest_ns(outcome.span.busy_ns), Ordering::Relaxed);
         machine.recycle(segment.from);
     }
 
@@ -85,12 +71,13 @@ where
         machine.recycle(segment.from);
     }
 
-    /// Puts work into the record and corrects what it was charged with. Returns what of it was new.
-    fn put_down(&self, machine: &M, measured: Measured) -> u64 {
+    /// Puts work into the record and corrects what it was charged with. Returns the part of such work that is new, as it is
+    /// lately.
+    fn put_down(&self, machine: &M, measured: Measured) -> f32 {
         let words = self.shared.words();
         let settled = words.settle(machine.now_ns(), measured, self.share_ppm(), self.debt_bound_ns());
-        self.moved_ns.fetch_add(settled.moved_ns, Ordering::Relaxed);
-        settled.new_ns
+        self.note_moved(settled.moved_ns);
+        self.overlap.lock().fraction(&words)
     }
 
     /// A stream is gone: nothing on it can be measured any more.

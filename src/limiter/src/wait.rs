@@ -2,9 +2,10 @@
 //!
 //! A kernel on the device may be spinning for the very launch that is held back here. So a wait goes on past the
 //! predicted end of what this process has in flight only for as long as a wrong prediction explains; then one piece of
-//! work is let through, with its debt kept; of what then ends at once, nothing is learned. With nothing in flight there is
-//! nobody to wait for us on this device, and the deadline stands, which no new charge can move further away. So every wait
-//! ends.
+//! work is let through, with its debt kept; of what then ends at once, nothing is learned. Work may be late for another
+//! reason, that the device is with other processes, and then letting more through makes it later: so if nothing ends at
+//! once, patience doubles. With nothing in flight there is nobody to wait for us on this device, and the deadline stands,
+//! which no new charge can move further away. So every wait ends.
 
 use crate::cost::Unit;
 use crate::machine::Machine;
@@ -14,8 +15,11 @@ use std::sync::atomic::Ordering;
 
 /// A thread asleep looks up this often, to see a changed share or corrections by others.
 const LOOK_NS: u64 = 20_000_000;
-/// How much longer than predicted work may take before it is thought to wait for us.
-const GRACE_NS: u64 = 10_000_000;
+/// How much longer than predicted work may take before it is thought to wait for us: at first, and at most.
+pub(crate) const GRACE_NS: u64 = 10_000_000;
+const LONGEST_GRACE_NS: u64 = 640_000_000;
+/// Work that waited for a launch of ours has ended by this time after it.
+const RELEASED_NS: u64 = 2_000_000;
 /// Between looks at work that is late.
 const SHORTEST_LOOK_NS: u64 = 30_000;
 const LONGEST_LOOK_NS: u64 = 1_000_000;
@@ -47,7 +51,8 @@ where
                 Some((end_ns, _)) if now_ns < end_ns => due_ns.min(end_ns),
                 Some((end_ns, work_ns)) => {
                     let late_from_ns = end_ns.max(progress_ns);
-                    if now_ns.saturating_sub(late_from_ns) >= GRACE_NS.max(work_ns / 2) {
+                    let grace_ns = self.grace_ns.load(Ordering::Relaxed);
+                    if now_ns.saturating_sub(late_from_ns) >= grace_ns.max(work_ns / 2) {
                         self.let_go(now_ns);
                         break;
                     }
@@ -69,6 +74,18 @@ where
         found.reduce(|(end_ns, work_ns), (other_end_ns, other_work_ns)| {
             (end_ns.max(other_end_ns), work_ns.saturating_add(other_work_ns))
         })
+    }
+
+    /// Learns whether it helped to let a launch through that a segment, now over, may have waited for.
+    pub(crate) fn note_release(&self, segment: &Segment<M::Event>, ended_ns: u64) {
+        let let_go_ns = segment.let_go_ns();
+        if let_go_ns == 0 {
+            return;
+        }
+        let grace_ns = self.grace_ns.load(Ordering::Relaxed);
+        let next_ns =
+            if ended_ns < let_go_ns.saturating_add(RELEASED_NS) { grace_ns / 2 } else { grace_ns * 2 };
+        self.grace_ns.store(next_ns.clamp(GRACE_NS, LONGEST_GRACE_NS), Ordering::Relaxed);
     }
 
     fn let_go(&self, now_ns: u64) {
@@ -96,7 +113,7 @@ where
             }
             if now_ns.saturating_sub(began_ns) >= FIRST_NS {
                 // Still running, so it takes at least this long.
-                self.model.learn(unit, FIRST_NS, 1.0);
+                self.model.learn(unit, FIRST_NS, 1.0, false);
                 // Whatever is measured replaces that.
                 self.model.forget(unit.key());
                 break;

@@ -8,6 +8,7 @@ mod streams;
 
 pub use streams::{DefaultStream, Directory, Legacy, PerThread, Place, StreamName};
 
+use crate::driver;
 use crate::log;
 use crate::slice::{self, Slice};
 use events::Gpu;
@@ -17,6 +18,7 @@ use vcuda_core::share::Share;
 use vcuda_driver::cuda::types::CUcontext;
 use vcuda_driver::result::CUresult;
 use vcuda_limiter::cost::Unit;
+use vcuda_limiter::machine::Machine;
 use vcuda_limiter::meter::{Meter, Shared, StreamOf};
 
 /// A stream's time line.
@@ -113,21 +115,42 @@ pub fn interrupt_all(is_concerned: impl Fn(&Place) -> bool, driver: impl FnOnce(
     driver()
 }
 
-/// The program has waited for a stream: what is done is measured, for free.
-pub fn synchronized(stream: StreamName) {
+/// The program waits for a stream: what is done then is measured, for free.
+pub fn synchronize(stream: StreamName, driver: impl FnOnce() -> CUresult) -> CUresult {
+    let called_ns = Gpu.now_ns();
+    driver()?;
     if let Some(slice) = slice::started()
         && let Some(known) = slice.streams.take(slice, stream)
     {
-        known.pace.meter.synchronized(&Gpu, &known.stream);
+        known.pace.meter.synchronized(&Gpu, &known.stream, called_ns);
         slice.streams.put_back(known);
     }
+    Ok(())
 }
 
-/// The program has waited for something else than one stream.
-pub fn synchronized_somehow() {
+/// The program waits for all streams of a context; null is the current one.
+pub fn synchronize_context(context: CUcontext, synchronize: impl FnOnce() -> CUresult) -> CUresult {
+    let called_ns = Gpu.now_ns();
+    synchronize_somehow(|| {
+        synchronize()?;
+        let now_ns = Gpu.now_ns();
+        if let Some(slice) = slice::started() {
+            let context = if context == CUcontext::NULL { driver::current_context()? } else { context };
+            for (_, stream) in slice.streams.select(slice, |place| place.context == context) {
+                stream.line.lock().synchronized(called_ns, now_ns);
+            }
+        }
+        Ok(())
+    })
+}
+
+/// The program waits for something else than streams.
+pub fn synchronize_somehow(driver: impl FnOnce() -> CUresult) -> CUresult {
+    driver()?;
     for pace in slice::started().into_iter().flat_map(|slice| slice.paces()) {
         pace.meter.settle(&Gpu);
     }
+    Ok(())
 }
 
 /// A context is about to go: nothing of it is touched from now on.

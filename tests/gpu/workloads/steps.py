@@ -1,5 +1,6 @@
 """Five PyTorch workloads by order from standard input: "NAME STEPS" runs so many steps and says how long they
-took; with 0 steps it makes the workload ready and says what one step takes. "end" ends it."""
+took; with 0 steps it makes the workload ready and says what one step takes; with less than 0 it runs as many under
+NVIDIA's own tracer and says what a step takes of the GPU. "end" ends it."""
 
 import sys
 import time
@@ -99,6 +100,26 @@ def run(step: Step, count: int) -> float:
     return time.perf_counter() - start
 
 
+# Between two kernels of one stream nothing else can run for so long.
+HAND_OVER_US = 2.5
+
+
+def traced(step: Step, count: int) -> float:
+    """Seconds in which any kernel, copy or fill of a step runs, and between those that follow each other at once."""
+    from torch.profiler import ProfilerActivity, profile
+
+    torch.cuda.synchronize()
+    with profile(activities=[ProfilerActivity.CUDA]) as trace:
+        run(step, count)
+    kernels = [event.time_range for event in trace.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    busy, until = 0.0, float("-inf")
+    for start, end in sorted((kernel.start, kernel.end) for kernel in kernels):
+        begin = until if start - until < HAND_OVER_US else start
+        busy += max(0.0, end - max(begin, until))
+        until = max(until, end)
+    return busy / 1e6 / count
+
+
 def prepare(name: str) -> tuple[Step | None, str]:
     try:
         step = BUILDERS[name]()
@@ -129,6 +150,8 @@ def main() -> None:
             if step:
                 ready[name] = step
             print("step", text, flush=True)
+        elif int(count) < 0:
+            print("traced", traced(ready[name], -int(count)), flush=True)
         else:
             print("seconds", run(ready[name], int(count)), flush=True)
 

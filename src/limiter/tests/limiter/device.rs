@@ -2,7 +2,8 @@
 //!
 //! Streams are first in, first out. A kernel of full width has the GPU to itself; kernels of part of it run beside
 //! each other; copies have an engine of their own. Whatever can start first does, and of those that can start at the same
-//! time the one whose stream has waited longest for its turn. The device runs behind its hosts: it is taken forward to a moment when somebody
+//! time the one whose stream has waited longest for its turn. Kernels and events of one process run at a time: the device
+//! goes to another when the one it is with has nothing to do, or after a slice of time if it has. The device runs behind its hosts: it is taken forward to a moment when somebody
 //! asks for something, and everything given later also starts later.
 
 use crate::truth::Truth;
@@ -56,18 +57,23 @@ pub struct Behaviour {
     /// A device that had nothing to do for so long is asleep, and takes so long to wake up.
     pub asleep_after_ns: u64,
     pub wakes_in_ns: u64,
+    /// To go from one process to another, and how long one that has work is stayed with while another waits.
+    pub switch_ns: u64,
+    pub slice_ns: u64,
 }
 
 impl Default for Behaviour {
     fn default() -> Self {
         Self {
-            start_ns: 1_100,
+            start_ns: 1_000,
             stamp_ns: 500,
-            event_ns: 1_300,
+            event_ns: 1_200,
             timer_step_ns: 32,
             drift_ppm: 0.0,
             asleep_after_ns: u64::MAX,
             wakes_in_ns: 0,
+            switch_ns: 150_000,
+            slice_ns: 2_000_000,
         }
     }
 }
@@ -85,6 +91,7 @@ struct Queued {
 
 #[derive(Default)]
 struct Stream {
+    process: usize,
     items: VecDeque<Queued>,
     /// When the next can start, as far as the stream is concerned.
     free_ns: u64,
@@ -116,6 +123,9 @@ pub struct Device {
     /// When the last of everything started was done, and from when on the device is awake.
     idle_ns: u64,
     awake_ns: u64,
+    /// The process that the device is with, and since when.
+    process: usize,
+    since_ns: u64,
     /// When each gate opened.
     gates: Vec<Option<u64>>,
     stamps: Vec<Stamp>,
@@ -135,14 +145,16 @@ impl Device {
             spinning: 0,
             idle_ns: 0,
             awake_ns: 0,
+            process: 0,
+            since_ns: 0,
             gates: Vec::new(),
             stamps: Vec::new(),
             unused: Vec::new(),
         }
     }
 
-    pub fn add_stream(&mut self) -> usize {
-        self.streams.push(Stream::default());
+    pub fn add_stream(&mut self, process: usize) -> usize {
+        self.streams.push(Stream { process, ..Stream::default() });
         self.streams.len() - 1
     }
 
@@ -270,17 +282,38 @@ impl Device {
     pub fn advance(&mut self, now_ns: u64) {
         self.now_ns = self.now_ns.max(now_ns);
         loop {
-            let mut next: Option<(u64, u64, usize)> = None;
-            for (index, stream) in self.streams.iter().enumerate() {
-                let Some(first) = stream.items.front() else { continue };
-                let start = (self.start_ns(stream, first), stream.turn_ns.max(first.arrival_ns), index);
-                if start.0 <= now_ns && next.is_none_or(|next| start < next) {
-                    next = Some(start);
+            match (self.next(now_ns, true), self.next(now_ns, false)) {
+                (Some((start_ns, _, index)), other)
+                    if other.is_none_or(|(other_ns, ..)| {
+                        start_ns <= other_ns && start_ns < self.since_ns + self.behaviour.slice_ns
+                    }) =>
+                {
+                    self.start(index, start_ns)
                 }
+                (_, Some((start_ns, _, index))) => {
+                    self.process = self.streams[index].process;
+                    self.since_ns = start_ns + self.behaviour.switch_ns;
+                    self.awake_ns = self.awake_ns.max(self.since_ns);
+                }
+                (_, None) => return,
             }
-            let Some((start_ns, _, index)) = next else { return };
-            self.start(index, start_ns);
         }
+    }
+
+    /// What starts next by `now_ns`, of the process that the device is with or of the others, and when.
+    fn next(&self, now_ns: u64, is_own: bool) -> Option<(u64, u64, usize)> {
+        let starts = self.streams.iter().enumerate().filter_map(|(index, stream)| {
+            let first = stream.items.front()?;
+            // Engines of their own are with nobody.
+            let needs_process = !matches!(first.item, Item::Work(Work { engine: Engine::Copy, .. }));
+            if is_own != (stream.process == self.process || !needs_process) {
+                return None;
+            }
+            let after_ns = if is_own { 0 } else { self.any_free_ns };
+            let start_ns = self.start_ns(stream, first).max(after_ns);
+            (start_ns <= now_ns).then_some((start_ns, stream.turn_ns.max(first.arrival_ns), index))
+        });
+        starts.min()
     }
 
     fn start(&mut self, index: usize, start_ns: u64) {

@@ -34,7 +34,7 @@ impl Default for Manners {
             slow_launch_one_in: 100,
             record_ns: 800,
             slow_record_one_in: 100,
-            wake_ns: 2_200,
+            wake_ns: 4_000,
             late_ns: (5_000, 100_000),
             very_late_one_in: 300,
             launch_fails_one_in: 0,
@@ -105,7 +105,7 @@ pub struct Host<'w> {
     pub world: &'w World,
     pub manners: Manners,
     pub chance: Chance,
-    process: usize,
+    pub process: usize,
     now_ns: Cell<u64>,
     tally: Cell<Tally>,
     /// Virtual time must not pass this: something hangs.

@@ -22,7 +22,7 @@ impl Oracle {
     }
 
     pub fn add_stream(&self) {
-        self.ahead.lock().add_stream();
+        self.ahead.lock().add_stream(0);
     }
 
     /// Charges work, and returns when it may be given.

@@ -161,7 +161,7 @@ pub struct Lane {
 
 impl Lane {
     pub fn new<'w>(host: &Host<'w>, limit: &Limit<'_, 'w>) -> Self {
-        let stream = host.world.device(|device| device.add_stream());
+        let stream = host.world.device(|device| device.add_stream(host.process));
         let limits = match limit {
             Limit::Meter(meter) => Some(meter.add(stream)),
             Limit::Oracle(oracle) => {
@@ -188,9 +188,10 @@ impl Lane {
     }
 
     pub fn wait<'w>(&self, host: &Host<'w>, limit: &Limit<'_, 'w>) {
+        let called_ns = host.now();
         host.synchronize(self.stream);
         if let (Limit::Meter(meter), Some(stream)) = (limit, &self.limits) {
-            meter.synchronized(host, stream);
+            meter.synchronized(host, stream, called_ns);
         }
     }
 }

@@ -66,7 +66,7 @@ impl Family {
                 ..Behaviour::default()
             };
             // Programs wait by spinning, or by an interrupt.
-            case.manners = Manners { wake_ns: chance.any(&[2_200, 2_200, 20_000]), ..Manners::default() };
+            case.manners = Manners { wake_ns: chance.any(&[4_000, 4_000, 20_000]), ..Manners::default() };
             return case;
         }
     }
@@ -77,7 +77,7 @@ impl Family {
             let got = case.run().got;
             // Where the program alone takes little more than its share, it spends its credit slowly.
             let credit = (CREDIT_NS as f64 * case.share + BURST_NS as f64) / case.window_ns as f64;
-            let most = case.share + self.above + if case.share > 0.9 { credit } else { 0.0 };
+            let most = case.share + self.above + if case.share > 0.8 { credit } else { 0.0 };
             assert!(got <= most, "{number}: got {got} at {case:?}");
             if got < case.share - self.below {
                 let natural = case.natural();

@@ -35,26 +35,22 @@ pub fn destroy(driver: impl Fn() -> CUresult, stream: CUstream) -> CUresult {
 
 /// `cuStreamSynchronize`.
 pub fn synchronize<D: DefaultStream>(driver: impl Fn() -> CUresult, stream: CUstream) -> CUresult {
-    driver()?;
-    compute::synchronized(D::name(stream));
-    Ok(())
+    compute::synchronize(D::name(stream), driver)
 }
 
 /// `cuCtxSynchronize`.
 pub fn synchronize_context(driver: impl Fn() -> CUresult) -> CUresult {
-    driver()?;
-    compute::synchronized_somehow();
-    Ok(())
+    synchronize_a_context(driver, CUcontext::NULL)
 }
 
 /// `cuCtxSynchronize_v2`.
-pub fn synchronize_a_context(driver: impl Fn() -> CUresult, _context: CUcontext) -> CUresult {
-    synchronize_context(driver)
+pub fn synchronize_a_context(driver: impl Fn() -> CUresult, context: CUcontext) -> CUresult {
+    compute::synchronize_context(context, driver)
 }
 
 /// `cuEventSynchronize`.
 pub fn synchronize_event(driver: impl Fn() -> CUresult, _event: CUevent) -> CUresult {
-    synchronize_context(driver)
+    compute::synchronize_somehow(driver)
 }
 
 /// Whatever a stream may have to wait for, other than its own work: other streams, other devices, the host.
