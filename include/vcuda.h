@@ -130,7 +130,8 @@ struct vcuda_slot {
 	uint64_t started_unix_ns;  /* when the slot was claimed, nanoseconds since 1970 */
 	char name[VCUDA_NAME_BYTES]; /* UTF-8, padded with zeros, the last byte always 0 */
 	uint64_t found_dead_ns;    /* since boot: when its lock was first found free by who can't look at it; or 0 */
-	uint64_t reserved[6];      /* 0 */
+	uint64_t reserved[5];      /* 0 */
+	uint64_t limits_digest;    /* 64-bit FNV-1a of the text of the limits file it goes by; 0 if it goes by variables */
 	struct vcuda_slot_device devices[VCUDA_DEVICE_CAPACITY]; /* by index of the device */
 };
 

@@ -187,7 +187,10 @@ pub struct Slot {
     /// before.
     pub found_dead_ns: AtomicU64,
     /// 0.
-    pub reserved: [AtomicU64; 6],
+    pub reserved: [AtomicU64; 5],
+    /// Tells the text of the limits file that the process goes by from others, see
+    /// [`digest`](crate::limits::digest); 0 if its limits come from variables, which can't change while it runs.
+    pub limits_digest: AtomicU64,
     /// By index of the device.
     pub devices: [SlotDevice; DEVICE_CAPACITY],
 }
@@ -293,6 +296,7 @@ const _: () = {
     assert!(offset_of!(Slot, name) == 40);
     assert!(offset_of!(Slot, found_dead_ns) == 72);
     assert!(offset_of!(Slot, reserved) == 80);
+    assert!(offset_of!(Slot, limits_digest) == 120);
     assert!(offset_of!(Slot, devices) == 128);
 
     assert!(offset_of!(ControlFile, devices) == 4096);

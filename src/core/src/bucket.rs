@@ -40,6 +40,13 @@ pub fn wall_ns(busy_ns: u64, share_ppm: u32) -> u64 {
     u64::try_from(wall.checked_div(share).unwrap_or(wall)).unwrap_or(u64::MAX)
 }
 
+/// Wall time in which the GPU time that takes `wall_ns` at one share is paid for at another.
+pub fn rescaled_ns(wall_ns: u64, from_ppm: u32, to_ppm: u32) -> u64 {
+    let busy = u128::from(wall_ns).saturating_mul(u128::from(from_ppm));
+    let rescaled = busy.checked_div(u128::from(to_ppm.max(1))).unwrap_or(busy);
+    u64::try_from(rescaled).unwrap_or(u64::MAX)
+}
+
 /// How far ahead the deadline may be when the longest single piece of work costs `unit_wall_ns`: twice that, at least
 /// two seconds, at most [`LONGEST_DEBT_NS`].
 pub fn debt_bound_ns(unit_wall_ns: u64) -> u64 {
@@ -114,6 +121,23 @@ impl<'a> Bucket<'a> {
         self.deadline_ns(now_ns).saturating_sub(now_ns)
     }
 
+    /// The share changes: what is owed is GPU time, and takes as much longer or shorter to pay for as the new share is
+    /// smaller or larger. Returns by how much the deadline moved.
+    pub fn restate(self, now_ns: u64, from_ppm: u32, to_ppm: u32) -> i64 {
+        let mut found_ns = self.deadline.load(Ordering::Relaxed);
+        loop {
+            let debt_ns = found_ns.saturating_sub(now_ns).min(LONGEST_DEBT_NS);
+            if debt_ns == 0 {
+                return 0;
+            }
+            let next_ns = now_ns.saturating_add(rescaled_ns(debt_ns, from_ppm, to_ppm).min(LONGEST_DEBT_NS));
+            match self.replace(found_ns, next_ns) {
+                Ok(()) => return next_ns.wrapping_sub(found_ns) as i64,
+                Err(now_found_ns) => found_ns = now_found_ns,
+            }
+        }
+    }
+
     fn replace(self, found_ns: u64, next_ns: u64) -> Result<(), u64> {
         self.deadline.compare_exchange(found_ns, next_ns, Ordering::AcqRel, Ordering::Relaxed).map(drop)
     }
@@ -160,6 +184,23 @@ mod tests {
             Bucket::new(&word).correct(SECOND_NS, 600 * SECOND_NS as i64, debt_bound_ns(600 * SECOND_NS));
         assert_eq!(Bucket::new(&word).debt_ns(SECOND_NS), LONGEST_DEBT_NS);
         assert_eq!(dropped, 570 * SECOND_NS);
+    }
+
+    #[test]
+    fn a_changed_share_restates_what_is_owed_and_leaves_credit_alone() {
+        let word = AtomicU64::new(SECOND_NS + 600_000_000);
+        let bucket = Bucket::new(&word);
+        assert_eq!(bucket.restate(SECOND_NS, 100_000, 300_000), -400_000_000);
+        assert_eq!(bucket.debt_ns(SECOND_NS), 200_000_000);
+        assert_eq!(bucket.restate(SECOND_NS, 300_000, 100_000), 400_000_000);
+        assert_eq!(bucket.restate(SECOND_NS, 500_000, 1), (LONGEST_DEBT_NS - 600_000_000) as i64, "bounded");
+        word.store(SECOND_NS - 5, Ordering::Relaxed);
+        assert_eq!(bucket.restate(SECOND_NS, 100_000, 300_000), 0);
+        assert_eq!(word.load(Ordering::Relaxed), SECOND_NS - 5);
+        word.store(u64::MAX, Ordering::Relaxed);
+        bucket.restate(SECOND_NS, 100_000, 200_000);
+        assert_eq!(bucket.debt_ns(SECOND_NS), LONGEST_DEBT_NS / 2, "a word from before a reboot");
+        assert_eq!(bucket.restate(SECOND_NS, 100_000, 0), (LONGEST_DEBT_NS / 2) as i64);
     }
 
     proptest! {

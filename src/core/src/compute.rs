@@ -12,11 +12,12 @@ use std::sync::OnceLock;
 
 use crate::abi::{Compute, ControlFile, SlotDevice};
 use crate::atomic::{AtomicU64, Ordering};
-use crate::bucket::{Bucket, Charged, wall_ns};
+use crate::bucket::{Bucket, Charged, rescaled_ns, wall_ns};
 use crate::control::entry;
 use crate::coverage::Coverage;
 use crate::device::DeviceIndex;
 use crate::error::Lost;
+use crate::share::Share;
 use crate::slots::{Claim, Slot};
 
 /// This process's part in one device's compute share.
@@ -175,10 +176,34 @@ impl ComputeWords<'_> {
         }
     }
 
+    /// This process enforces `to_ppm` from now on where it enforced `from_ppm`, all of the time being no share. Of the
+    /// processes that take the same change one after the other the first restates the common debt, and the word
+    /// that shows the share tells who that is. Returns by how much the deadline has moved for this process's waits.
+    pub fn change_share(&self, now_ns: u64, from_ppm: u32, to_ppm: u32) -> i64 {
+        let [from, to] = [from_ppm, to_ppm].map(shown);
+        match self.compute.share_ppm.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed) {
+            Ok(_) => self.bucket().restate(now_ns, from_ppm, to_ppm),
+            Err(found) if found == to => {
+                let debt_ns = self.bucket().debt_ns(now_ns);
+                debt_ns.wrapping_sub(rescaled_ns(debt_ns, to_ppm, from_ppm)) as i64
+            }
+            // Another share was in force here than elsewhere in the container: the debt is in the other's terms.
+            Err(_) => {
+                self.compute.share_ppm.store(to, Ordering::Relaxed);
+                0
+            }
+        }
+    }
+
     fn take_unsettled(&self, busy_ns: u64) {
         let less = |unsettled: u64| Some(unsettled.saturating_sub(busy_ns));
         let _ = self.slot.unsettled_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
     }
+}
+
+/// A share as [`Compute::share_ppm`] has it: 0 where there is none.
+fn shown(share_ppm: u32) -> u64 {
+    u64::from(if share_ppm >= Share::WHOLE.ppm() { 0 } else { share_ppm })
 }
 
 /// Gives back what a dead process had charged for work that can't have run: the driver ends a process's work with it.

@@ -27,6 +27,9 @@ pub struct Identity {
     pub started_unix_ns: u64,
     /// At most 31 bytes, without control characters.
     pub name: String,
+    /// Tells the text of the limits file it goes by from others, see [`digest`](crate::limits::digest); 0 if its limits
+    /// come from variables.
+    pub limits_digest: u64,
 }
 
 impl Identity {
@@ -42,6 +45,7 @@ impl Identity {
                 .unwrap_or(0),
             started_unix_ns: unix_time_ns(),
             name: printable(name),
+            limits_digest: 0,
         }
     }
 }
@@ -95,6 +99,7 @@ pub(crate) fn end_change(slot: &Slot, identity: &Identity, status: u64) {
     slot.start_time_ticks.store(identity.start_time_ticks, Ordering::Release);
     slot.started_unix_ns.store(identity.started_unix_ns, Ordering::Release);
     slot.found_dead_ns.store(0, Ordering::Release);
+    slot.limits_digest.store(identity.limits_digest, Ordering::Release);
     let padded = identity.name.bytes().take(NAME_BYTES.saturating_sub(1)).chain(std::iter::repeat(0));
     for (place, byte) in slot.name.iter().zip(padded) {
         place.store(byte, Ordering::Release);
@@ -128,6 +133,7 @@ fn read_once(slot: &Slot) -> Identity {
         start_time_ticks: slot.start_time_ticks.load(Ordering::Acquire),
         started_unix_ns: slot.started_unix_ns.load(Ordering::Acquire),
         name: printable(&String::from_utf8_lossy(&name)),
+        limits_digest: slot.limits_digest.load(Ordering::Acquire),
     }
 }
 

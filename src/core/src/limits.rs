@@ -20,17 +20,21 @@ mod file;
 mod gpu;
 mod json_keys;
 mod log_level;
+mod rewrite;
 mod source;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 pub use amount::Amount;
 pub use entry::Entry;
 pub use error::LimitsError;
-pub use file::{MAX_FILE_BYTES, read_file};
+pub use file::{MAX_FILE_BYTES, digest, parse as parse_file, read_file};
 pub use gpu::{Gpu, Selector};
 pub use log_level::LogLevel;
+pub use rewrite::rewrite;
 pub use source::Source;
+pub use watch::Watch;
 
 use crate::share::Share;
 use std::io;
@@ -66,6 +70,7 @@ pub struct Limits {
     /// One line each on what was understood and is worth knowing only when one looks.
     pub notes: Vec<String>,
     source: Source,
+    digest: u64,
     memory: Vec<Entry<Amount>>,
     cores: Vec<Entry<Share>>,
 }
@@ -132,6 +137,11 @@ impl Limits {
         &self.source
     }
 
+    /// Tells the file's text from others, see [`digest`]; 0 if the limits come from no file.
+    pub fn digest(&self) -> u64 {
+        self.digest
+    }
+
     /// The memory limits as written, in order.
     pub fn memory(&self) -> &[Entry<Amount>] {
         &self.memory
@@ -169,6 +179,7 @@ impl Limits {
             warnings: Vec::new(),
             notes: Vec::new(),
             source,
+            digest: 0,
             memory: Vec::new(),
             cores: Vec::new(),
         }

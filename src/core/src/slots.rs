@@ -52,6 +52,18 @@ impl Slot {
         &self.claim.control
     }
 
+    /// Notes which text of its limits file this process goes by, for others to compare (see
+    /// [`digest`](crate::limits::digest)).
+    ///
+    /// # Errors
+    /// [`Lost`].
+    pub fn note_limits(&self, digest: u64) -> Result<(), Lost> {
+        let slots = &self.claim.file()?.slots;
+        let slot = slots.get(usize::from(self.claim.index)).ok_or(Lost::Contradictory)?;
+        slot.limits_digest.store(digest, Ordering::Release);
+        Ok(())
+    }
+
     pub(crate) fn claim(&self) -> &Arc<Claim> {
         &self.claim
     }

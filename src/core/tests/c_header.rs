@@ -77,7 +77,7 @@ fn the_header_describes_what_the_library_maps() {
     compare!(comparison, SlotDevice as "vcuda_slot_device": settled, proposed, overhead_pages,
         unsettled_ns, done_by_ns, work_count, busy_ns, throttled_ns);
     compare!(comparison, Slot as "vcuda_slot": state, pid, uid, pid_namespace, start_time_ticks, started_unix_ns,
-        name, found_dead_ns, reserved, devices);
+        name, found_dead_ns, reserved, limits_digest, devices);
     compare!(comparison, Tail as "vcuda_tail": reserved, sentinel);
     compare!(comparison, ControlFile as "vcuda_control": header, devices, slots, coverage, tail);
     for (name, value) in [

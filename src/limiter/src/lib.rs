@@ -42,6 +42,7 @@ pub mod line;
 pub mod machine;
 pub mod meter;
 mod overlap;
+mod restate;
 pub mod segment;
 mod settle;
 mod wait;

@@ -7,8 +7,9 @@
 //!   "devices": { "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6": { "memory": "8GiB", "cores": "12.5%" } } }
 //! ```
 //!
-//! Only `version` must be there. Of `memory` and `cores` one is enough. `default` is for every GPU without a limit of its own; `devices` is keyed by
-//! GPU or MIG UUID (its start will do). A key that is not listed here is an error, and so is one given twice.
+//! Only `version` must be there. Of `memory` and `cores` one is enough. `default` is for every GPU without a limit of
+//! its own; `devices` is keyed by GPU or MIG UUID (its start will do), or by the GPU's number in `nvidia-smi`. A key that
+//! is not listed here is an error, and so is one given twice.
 
 use super::entry::{Quantity, push};
 use super::environment::small_amount_warning;
@@ -17,15 +18,16 @@ use super::json_keys::{JsonKeys, join, line_and_column};
 use super::{Entry, Limits, LimitsError, Selector, Source, control_path};
 use serde_json::{Map, Value};
 use std::fs::OpenOptions;
-use std::io::{self, ErrorKind, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 /// A limits file may not be larger.
 pub const MAX_FILE_BYTES: usize = 1 << 20;
 
 /// Reads a limits file: `Ok(None)` if there is none. Reads at most one byte more than [`MAX_FILE_BYTES`],
-/// and never waits for a pipe or a device.
+/// and never waits for a pipe or a device. All of the text comes from one system call, since the file may be rewritten
+/// between two.
 pub fn read_file(path: &Path) -> io::Result<Option<Vec<u8>>> {
     let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path);
     let file = match opened {
@@ -36,12 +38,22 @@ pub fn read_file(path: &Path) -> io::Result<Option<Vec<u8>>> {
     if !file.metadata()?.is_file() {
         return Err(io::Error::other("not a regular file"));
     }
-    let mut bytes = Vec::new();
-    file.take(MAX_FILE_BYTES as u64 + 1).read_to_end(&mut bytes)?;
-    Ok(Some(bytes))
+    let mut bytes = vec![0; 4096];
+    loop {
+        let length = match file.read_at(&mut bytes, 0) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            length => length?,
+        };
+        if length < bytes.len() || length > MAX_FILE_BYTES {
+            bytes.truncate(length);
+            return Ok(Some(bytes));
+        }
+        bytes.resize(bytes.len().saturating_mul(16).min(MAX_FILE_BYTES + 1), 0);
+    }
 }
 
-pub(super) fn parse(path: &Path, source: Source, text: &[u8]) -> Result<Limits, LimitsError> {
+/// Reads the text of the limits file at `path`.
+pub fn parse(path: &Path, source: Source, text: &[u8]) -> Result<Limits, LimitsError> {
     let path = path.display().to_string();
     if text.len() > MAX_FILE_BYTES {
         return Err(LimitsError::new(
@@ -62,7 +74,15 @@ pub(super) fn parse(path: &Path, source: Source, text: &[u8]) -> Result<Limits, 
         LimitsError::new(&place, "the key is given twice", "keep one of the two")
     })?;
     let file = File { path: &path, text, keys };
-    file.limits(source, &value)
+    let mut limits = file.limits(source, &value)?;
+    limits.digest = digest(text);
+    Ok(limits)
+}
+
+/// Tells one text from another: FNV-1a, 64 bits, and never 0, which stands for no file.
+pub fn digest(text: &[u8]) -> u64 {
+    let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    text.iter().fold(0xcbf2_9ce4_8422_2325, step).max(1)
 }
 
 /// A file's text, to say where in it something is.
@@ -90,13 +110,7 @@ impl File<'_> {
         };
         for (key, value) in devices {
             let path = join("devices", key);
-            let selector = Selector::parse_uuid(key).ok_or_else(|| {
-                LimitsError::new(
-                    &self.place(&path),
-                    format!("{} is no GPU UUID", quoted(key)),
-                    "write it as nvidia-smi -L prints it, such as GPU-8932f937-d72c-4106-c12f-20bd9faed9f6",
-                )
-            })?;
+            let selector = Selector::parse(&self.place(&path), key)?;
             self.add_entries(&mut limits, &path, selector, value)?;
         }
         limits.warnings.extend(limits.memory.iter().filter_map(small_amount_warning));

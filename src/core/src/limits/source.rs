@@ -46,7 +46,7 @@ pub(super) fn load(environment: Environment, read: ReadFile) -> Result<Limits, L
     Ok(limits)
 }
 
-fn read_or_explain(path: &Path, read: ReadFile) -> Result<Option<Vec<u8>>, LimitsError> {
+pub(super) fn read_or_explain(path: &Path, read: ReadFile) -> Result<Option<Vec<u8>>, LimitsError> {
     read(path).map_err(|error| {
         let remedy = match error.kind() {
             ErrorKind::PermissionDenied => "make it readable for the users who run GPU programs",

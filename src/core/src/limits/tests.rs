@@ -360,7 +360,10 @@ fn files_that_are_mistakes_say_where() {
         ("{\"version\":1,\"default\":{\"cores\":null}}", "default.cores: is null"),
         ("{\"version\":1,\"default\":{\"cores\":[30]}}", "default.cores: is an array"),
         ("{\"version\":1,\"devices\":[]}", "devices: is an array"),
-        ("{\"version\":1,\"devices\":{\"0\":{\"memory\":\"1G\"}}}", "1:25: devices.0: \"0\" is no GPU UUID"),
+        (
+            "{\"version\":1,\"devices\":{\"gpu\":{\"memory\":\"1G\"}}}",
+            "1:25: devices.gpu: \"gpu\" names no GPU",
+        ),
         ("{\"version\":1,\"devices\":{\"GPU-aa\":{}}}", "1:25: devices.GPU-aa: sets no limit"),
         (
             "{\"version\":1,\"devices\":{\"GPU-aa\":{\"memory\":\"1G\"},\"gpu-AA\":{\"memory\":\"1G\"}}}",
