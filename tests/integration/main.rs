@@ -9,6 +9,7 @@ mod control_file;
 mod faults;
 mod interception;
 mod languages;
+mod live;
 mod lookups;
 mod memory;
 mod memory_paths;

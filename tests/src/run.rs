@@ -148,6 +148,21 @@ impl Running {
         self
     }
 
+    /// Says a line to the program.
+    pub fn say(&mut self, line: &str) -> &mut Running {
+        // If it has ended meanwhile, the next wait says so.
+        let _ = self.stdin.as_mut().map(|stdin| stdin.write_all(format!("{line}\n").as_bytes()));
+        self
+    }
+
+    /// What the program has written to standard error, when it ends; it is killed here.
+    #[track_caller]
+    pub fn stop(mut self) -> String {
+        self.kill_group();
+        let _ = self.child.wait();
+        self.stderr.take().and_then(|thread| thread.join().ok()).unwrap_or_default()
+    }
+
     /// What follows `key` in what the program said so far.
     #[track_caller]
     pub fn text(&self, key: &str) -> &str {

@@ -32,6 +32,7 @@ pub struct Words {
 
 impl Shared for Words {
     fn words(&self) -> ComputeWords<'_> {
+        slice::look_at_limits();
         let (words, lost) = self.account.open();
         if let Some(lost) = lost
             && !self.told.swap(true, Ordering::Relaxed)
@@ -56,6 +57,15 @@ impl Pace {
         let words = Words { account, told: AtomicBool::new(false) };
         words.words().set_share_ppm(share.ppm());
         Pace { meter: Meter::new(words, share.ppm()), primary_context: AtomicU64::new(0) }
+    }
+
+    /// Another share from now on; without one all of the time is the container's, and is measured as before.
+    pub fn set_share(&self, share: Option<Share>) {
+        let share = share.unwrap_or(Share::WHOLE);
+        if share.ppm() != self.meter.share_ppm() {
+            self.meter.change_share(&Gpu, share.ppm());
+            log::info!("the compute limit is {share} now");
+        }
     }
 }
 

@@ -25,6 +25,7 @@ mod hook;
 mod leaked;
 mod ledger;
 mod library;
+mod live;
 mod log;
 mod mode;
 mod physical_memory;

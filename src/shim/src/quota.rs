@@ -11,12 +11,13 @@ use crate::graph_memory::GraphMemory;
 use crate::pool::Pools;
 use crate::small_array::SmallArrays;
 use crate::truth::Truth;
-use crate::{driver, log, mode};
+use crate::{driver, log, mode, slice};
 use parking_lot::Mutex;
 use std::cell::Cell;
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use vcuda_core::abi::UNLIMITED;
 use vcuda_core::account::Account;
 use vcuda_core::control::Control;
 use vcuda_core::device::DeviceIndex;
@@ -42,8 +43,8 @@ pub const fn mapped_pages(bytes: u64) -> u64 {
 pub struct Quota {
     /// Ordinal in the program's order.
     pub ordinal: i32,
-    /// The limit in bytes, as asked for and at most the device's memory.
-    pub limit_bytes: u64,
+    /// The limit in bytes, as asked for and at most the device's memory; [`UNLIMITED`] since it was taken away.
+    limit_bytes: AtomicU64,
     /// What one context is expected to take, until one was measured.
     pub context_pages: AtomicU64,
     /// Bytes of local memory per byte of stack limit: resident threads of the whole device.
@@ -95,7 +96,7 @@ impl Quota {
     pub fn new(facts: QuotaFacts, control: Arc<Control>, account: Account, truth: Truth) -> Quota {
         Quota {
             ordinal: facts.ordinal,
-            limit_bytes: facts.limit_bytes,
+            limit_bytes: AtomicU64::new(facts.limit_bytes),
             context_pages: AtomicU64::new(facts.context_pages),
             resident_threads: facts.resident_threads,
             primary_context: AtomicU64::new(0),
@@ -116,9 +117,35 @@ impl Quota {
         }
     }
 
+    /// The limit in bytes; `None` since it was taken away.
+    pub fn limit_bytes(&self) -> Option<u64> {
+        Some(self.limit_bytes.load(Ordering::Relaxed)).filter(|&bytes| bytes != UNLIMITED)
+    }
+
     /// The limit in whole pages.
     pub fn limit_pages(&self) -> u64 {
-        pages_within_limit(self.limit_bytes)
+        pages_within_limit(self.limit_bytes.load(Ordering::Relaxed))
+    }
+
+    /// Another limit from now on, or none. What is beyond it stays, and nothing more is given out until it fits.
+    pub fn set_limit_bytes(&self, limit_bytes: Option<u64>) {
+        let before = self.limit_bytes.swap(limit_bytes.unwrap_or(UNLIMITED), Ordering::Relaxed);
+        // For the tools; lost with the file, which every charge reports.
+        let _ = self.control.set_limit_bytes(self.index, limit_bytes);
+        let used_mib = self.used_bytes().unwrap_or(0) >> 20;
+        match limit_bytes {
+            Some(bytes) if bytes == before => {}
+            Some(bytes) if self.is_over() => log::warning!(
+                "the memory limit of device {} is {} MiB now, and {used_mib} MiB are in use: nothing more is given out \
+                 until enough is given back",
+                self.ordinal,
+                bytes >> 20,
+            ),
+            Some(bytes) => {
+                log::info!("the memory limit of device {} is {} MiB now", self.ordinal, bytes >> 20)
+            }
+            None => log::info!("device {} has no memory limit any more", self.ordinal),
+        }
     }
 
     /// Bytes charged to the whole container on this device.
@@ -129,7 +156,8 @@ impl Quota {
 
     /// Whether the container holds more than its limit, by what drivers took unasked.
     pub fn is_over(&self) -> bool {
-        self.used_bytes().is_ok_and(|used_bytes| used_bytes > self.limit_bytes)
+        let limit_bytes = self.limit_bytes.load(Ordering::Relaxed);
+        self.used_bytes().is_ok_and(|used_bytes| used_bytes > limit_bytes)
     }
 
     /// Whether anything is charged to another process than this one.
@@ -160,6 +188,7 @@ impl Quota {
         if pages == 0 {
             return Ok(());
         }
+        slice::look_at_limits();
         let mut account = self.account.lock();
         match account.reserve(pages, self.limit_pages()) {
             Ok(()) => {

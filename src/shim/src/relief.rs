@@ -29,7 +29,7 @@ pub fn reserve_after_relief(quota: &Quota, pages: u64) -> Result<(), CUerror> {
             pages >> 8,
             quota.ordinal,
             quota.used_bytes().unwrap_or(0) >> 20,
-            quota.limit_bytes >> 20,
+            quota.limit_pages() >> 8,
         );
         Err(CUerror::OUT_OF_MEMORY)
     };

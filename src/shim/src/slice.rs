@@ -12,12 +12,14 @@ use crate::graph_memory::AllocatingGraphs;
 use crate::hash::{WordMap, WordSet};
 use crate::leaked::Leaked;
 use crate::ledger::Ledger;
+use crate::live::Lookout;
 use crate::physical_memory::PhysicalMemory;
 use crate::pool::PoolDirectory;
 use crate::quota::{InFlight, Quota, QuotaFacts, mapped_pages};
 use crate::truth::Truth;
 use crate::{container, driver, fork, log, mode};
 use parking_lot::Mutex;
+use std::cell::Cell;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -25,7 +27,7 @@ use std::time::{Duration, Instant};
 use vcuda_core::control::Control;
 use vcuda_core::device::DeviceIndex;
 use vcuda_core::error::{ControlError, Lost};
-use vcuda_core::limits::{Limits, LimitsError, LogLevel};
+use vcuda_core::limits::{Gpu, Limits, LimitsError, LogLevel};
 use vcuda_core::location::{default_path, default_path_to_read};
 use vcuda_core::slots::Slot;
 use vcuda_driver::cuda::types::{CUcontext, CUdevice, CUstream};
@@ -45,7 +47,13 @@ const REAP_INTERVAL: Duration = Duration::from_millis(250);
 pub struct Slice {
     control: Arc<Control>,
     /// Held so that other processes see this one alive.
-    _slot: Slot,
+    slot: Slot,
+    /// Where the limits come from.
+    lookout: Lookout,
+    /// The GPUs of the container, against which limits are resolved.
+    gpus: Vec<Gpu>,
+    /// By ordinal: where in `gpus` the device is.
+    places: Vec<Option<usize>>,
     /// By ordinal; `None` for a device without a memory limit.
     quotas: Vec<Option<Quota>>,
     /// By ordinal; `None` for a device without a compute share.
@@ -138,6 +146,32 @@ impl Slice {
         }
     }
 
+    /// Puts other limits into force as far as that can be done in a running process: a limit can be changed and taken
+    /// away. What a process held and ran before there was any is not known, so a limit of a sort that a device did not
+    /// have when the process started holds for later ones.
+    fn take(&self, limits: &Limits) -> Result<(), LimitsError> {
+        let limits_here = limits.resolve(&self.gpus)?;
+        let devices = self.places.iter().zip(self.quotas.iter().zip(&self.paces)).enumerate();
+        for (ordinal, (place, (quota, pace))) in devices {
+            let Some(limits) = place.and_then(|place| limits_here.get(place)) else { continue };
+            if let Some(quota) = quota {
+                quota.set_limit_bytes(limits.memory_bytes);
+            }
+            if let Some(pace) = pace {
+                pace.set_share(limits.share);
+            }
+            if quota.is_none() && limits.memory_bytes.is_some() || pace.is_none() && limits.share.is_some() {
+                log::warning!(
+                    "device {ordinal} has a limit now of a sort that it had not when this program started: it holds for \
+                     programs started from now on"
+                );
+            }
+        }
+        // For the tools; lost with the file, which every charge reports.
+        let _ = self.slot.note_limits(limits.digest());
+        Ok(())
+    }
+
     /// Takes over what dead processes left, unless that was done a moment ago. True if it gave something
     /// back.
     pub fn reap_if_due(&self) -> bool {
@@ -154,10 +188,14 @@ impl Slice {
     fn new(limits: &Limits) -> Result<Slice, StartError> {
         let devices = driver::devices().map_err(StartError::Driver)?;
         let found = container::gpus(&devices);
-        let gpus: Vec<_> = found.iter().map(|found| found.gpu.clone()).collect();
+        let gpus: Vec<Gpu> = found.iter().map(|found| found.gpu.clone()).collect();
+        let lookout = Lookout::new(limits);
         let limits_here = limits.resolve(&gpus).map_err(StartError::Limits)?;
         let control = control_path(limits).and_then(Control::open_or_create).map_err(StartError::Control)?;
         let slot = control.claim(&program_name()).map_err(StartError::Control)?;
+        slot.note_limits(limits.digest()).map_err(StartError::Lost)?;
+        let place = |device: &DeviceFacts| gpus.iter().position(|gpu| gpu.uuid.bytes() == device.uuid);
+        let places = devices.iter().map(place).collect();
         let mut quotas = Vec::with_capacity(devices.len());
         let mut paces = Vec::with_capacity(devices.len());
         for device in &devices {
@@ -184,7 +222,10 @@ impl Slice {
         }
         Ok(Slice {
             control,
-            _slot: slot,
+            slot,
+            lookout,
+            places,
+            gpus,
             quotas,
             paces,
             streams: Directory::new(),
@@ -316,6 +357,29 @@ pub fn start() -> Result<(), CUerror> {
         }
         Standing::Refused => Err(REFUSED),
     }
+}
+
+/// Puts limits into force that were changed since, if it is time to look. True if so.
+#[inline]
+pub fn look_at_limits() -> bool {
+    match started() {
+        Some(slice) if slice.lookout.is_due() => look_now(slice),
+        _ => false,
+    }
+}
+
+#[cold]
+fn look_now(slice: &Slice) -> bool {
+    let has_changed = Cell::new(false);
+    let take = |limits: &Limits| {
+        slice.take(limits)?;
+        has_changed.set(true);
+        Ok(())
+    };
+    if let Some(mistake) = slice.lookout.look(&take) {
+        log::error!("{mistake}; the limits of this program stay as they are");
+    }
+    has_changed.get()
 }
 
 /// The limits as configured: `Ok(None)` if there are none.

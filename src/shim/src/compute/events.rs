@@ -9,6 +9,7 @@ use crate::clock;
 use crate::compute::Place;
 use crate::driver;
 use crate::hash::WordMap;
+use crate::live;
 use crate::slice;
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -117,8 +118,15 @@ impl Machine for Gpu {
         }
     }
 
+    /// Also ends when the limits change: whoever waits for its share then has another deadline.
     fn sleep_until(&self, until_ns: u64) {
-        clock::sleep_until(until_ns);
+        loop {
+            let end_ns = until_ns.min(clock::now_ns().saturating_add(live::INTERVAL_NS));
+            clock::sleep_until(end_ns);
+            if slice::look_at_limits() || end_ns >= until_ns {
+                return;
+            }
+        }
     }
 }
 

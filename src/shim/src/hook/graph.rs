@@ -55,7 +55,7 @@ fn refuse_hopeless(parameters: Option<CUDA_MEM_ALLOC_NODE_PARAMS>) -> CUresult {
         return Ok(());
     }
     match slice.quota(location.id) {
-        Some(quota) if parameters.bytesize as u64 > quota.limit_bytes => {
+        Some(quota) if quota.limit_bytes().is_some_and(|limit| parameters.bytesize as u64 > limit) => {
             quota.count_refusal();
             Err(CUerror::OUT_OF_MEMORY)
         }

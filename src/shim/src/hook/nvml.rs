@@ -7,12 +7,14 @@
 
 use crate::edge::Out;
 use crate::leaked::Leaked;
+use crate::live::Lookout;
 use crate::{container, driver, slice};
+use parking_lot::Mutex;
 use std::sync::Arc;
 use vcuda_core::control::Control;
 use vcuda_core::device::Uuid;
 use vcuda_core::identity::pid_namespace_of_this_process;
-use vcuda_core::limits::DeviceLimits;
+use vcuda_core::limits::{DeviceLimits, Gpu, Limits};
 use vcuda_core::snapshot::{ProcessView, Snapshot};
 use vcuda_driver::nvml::types::*;
 use vcuda_driver::result::{NvmlError, NvmlResult};
@@ -55,21 +57,42 @@ pub fn visible(snapshot: &Snapshot) -> impl Iterator<Item = &ProcessView> {
     snapshot.processes.iter().filter(is_visible)
 }
 
-/// The limits of the container's GPUs, by UUID.
-fn limits_by_uuid() -> Result<&'static [(Uuid, DeviceLimits)], NvmlError> {
-    static RESOLVED: Leaked<Vec<(Uuid, DeviceLimits)>> = Leaked::new();
-    if let Some(resolved) = RESOLVED.get() {
-        return Ok(resolved);
-    }
-    let limits = match slice::configured() {
-        Ok(Some(limits)) => limits,
-        Ok(None) => return Ok(&[]),
-        // Said by `cuInit` to programs that use the GPU; a monitor is refused the figures that would be wrong.
-        Err(_) => return Err(NvmlError::NO_PERMISSION),
+/// The limits of the container's GPUs as a process knows them that need not use CUDA.
+struct Known {
+    gpus: Vec<Gpu>,
+    /// By place in `gpus`.
+    limits: Mutex<Vec<DeviceLimits>>,
+    lookout: Lookout,
+}
+
+/// The limits of the GPU `uuid` now.
+fn limits_of(uuid: Uuid) -> Result<DeviceLimits, NvmlError> {
+    static KNOWN: Leaked<Known> = Leaked::new();
+    let known = match KNOWN.get() {
+        Some(known) => known,
+        None => {
+            let limits = match slice::configured() {
+                Ok(Some(limits)) => limits,
+                Ok(None) => return Ok(DeviceLimits::default()),
+                // Said by `cuInit` to programs that use the GPU; a monitor is refused the figures that would be wrong.
+                Err(_) => return Err(NvmlError::NO_PERMISSION),
+            };
+            let gpus: Vec<Gpu> = container::managed().into_iter().map(|found| found.gpu).collect();
+            let resolved = limits.resolve(&gpus).map_err(|_| NvmlError::NO_PERMISSION)?;
+            let lookout = Lookout::new(limits);
+            KNOWN.publish(None, Known { gpus, limits: Mutex::new(resolved), lookout })
+        }
     };
-    let gpus: Vec<_> = container::managed().into_iter().map(|found| found.gpu).collect();
-    let resolved = limits.resolve(&gpus).map_err(|_| NvmlError::NO_PERMISSION)?;
-    Ok(RESOLVED.publish(None, gpus.iter().map(|gpu| gpu.uuid).zip(resolved).collect()))
+    if known.lookout.is_due() {
+        let take = |limits: &Limits| {
+            *known.limits.lock() = limits.resolve(&known.gpus)?;
+            Ok(())
+        };
+        // A mistake in the file is told to programs that use the GPU.
+        let _ = known.lookout.look(&take);
+    }
+    let place = known.gpus.iter().position(|gpu| gpu.uuid.bytes() == uuid.bytes());
+    Ok(place.and_then(|place| known.limits.lock().get(place).copied()).unwrap_or_default())
 }
 
 /// The control file, with what dead processes left taken out: this process's own, or whatever is at its
@@ -96,10 +119,8 @@ pub fn limited(device: nvmlDevice_t) -> Result<Option<(Uuid, DeviceLimits)>, Nvm
     else {
         return Ok(None);
     };
-    let limited = |(known, limits): &&(Uuid, DeviceLimits)| {
-        known.bytes() == uuid.bytes() && (limits.memory_bytes.is_some() || limits.share.is_some())
-    };
-    Ok(limits_by_uuid()?.iter().find(limited).map(|&(_, limits)| (uuid, limits)))
+    let limits = limits_of(uuid)?;
+    Ok((limits.memory_bytes.is_some() || limits.share.is_some()).then_some((uuid, limits)))
 }
 
 /// The view of a GPU, with its processes if `with_processes`; `None` where its memory is not limited.
