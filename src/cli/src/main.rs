@@ -7,7 +7,6 @@ mod duration;
 mod ps;
 mod run;
 mod size;
-mod slices;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;

@@ -8,7 +8,6 @@ mod library;
 
 pub use library::find as find_library;
 
-use crate::slices;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use std::ffi::{OsStr, OsString};
@@ -78,7 +77,7 @@ impl Run {
 
         let ended = child::run_to_end(command);
         if let ControlFile::Own(path) = &control_file {
-            slices::remove_unless_used(path);
+            vcuda_slices::remove_unless_used(path);
         }
         match ended {
             Ok(status) => {
@@ -163,7 +162,7 @@ impl Run {
         if limits.source() == &Source::SystemFile || limits.control_file.is_some() {
             return Ok(ControlFile::Shared(None));
         }
-        slices::make().map(ControlFile::Own)
+        Ok(ControlFile::Own(vcuda_slices::make()?))
     }
 }
 

@@ -1,0 +1,68 @@
+//! Where control files are when nobody says.
+
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use vcuda_core::limits::Limits;
+
+/// Where [`default_path`](vcuda_core::location::default_path) may put a user's directory.
+pub const USER_DIRECTORY_PARENTS: [&str; 2] = ["/dev/shm", "/tmp"];
+const DIRECTORY_PREFIX: &str = "vcuda-";
+
+/// The user whose control files a directory of this name holds: 1000 of `vcuda-1000`.
+pub fn owner_of(directory_name: &OsStr) -> Option<u32> {
+    let digits = directory_name.to_str()?.strip_prefix(DIRECTORY_PREFIX)?;
+    let user = digits.parse().ok()?;
+    // "+5" and "05" are numbers too, but nobody's directory.
+    (format!("{user}") == digits).then_some(user)
+}
+
+/// The control files to show: `named` (which must exist), the one configured here, and those in the default
+/// directories of all users who let us look.
+pub fn find(named: &[PathBuf]) -> Vec<PathBuf> {
+    let mut found = named.to_vec();
+    found.extend(
+        Limits::of_this_process().ok().and_then(|limits| limits.control_file).filter(|path| path.exists()),
+    );
+    for parent in USER_DIRECTORY_PARENTS {
+        let mut below: Vec<PathBuf> = children(Path::new(parent))
+            .filter(|path| owner_of(path.file_name().unwrap_or_default()).is_some())
+            .flat_map(|directory| children(&directory).collect::<Vec<_>>())
+            .filter(|path| {
+                !path.file_name().unwrap_or_default().as_encoded_bytes().starts_with(b".")
+                    && path.symlink_metadata().is_ok_and(|metadata| metadata.is_file())
+            })
+            .collect();
+        below.sort();
+        found.extend(below);
+    }
+    let mut seen = HashSet::new();
+    found.retain(|path| seen.insert(path.clone()));
+    found
+}
+
+fn children(directory: &Path) -> impl Iterator<Item = PathBuf> {
+    fs::read_dir(directory).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directories_are_known_by_their_users() {
+        for (name, user) in [
+            ("vcuda-0", Some(0)),
+            ("vcuda-4294967295", Some(u32::MAX)),
+            ("vcuda-4294967296", None),
+            ("vcuda-+5", None),
+            ("vcuda-05", None),
+            ("vcuda-", None),
+            ("vcuda-fake-0", None),
+            ("0", None),
+        ] {
+            assert_eq!(owner_of(OsStr::new(name)), user, "{name}");
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! The control files of this machine, for the tools: where they are, making one for a run, removing those that
+//! nobody needs, and reading those of people who wish us ill.
+//!
+//! Must never remove a file that a program may still open: programs that count in two files would get the quota
+//! twice. Not for the preloaded library. Only [`truncation`] contains unsafe code.
+#![deny(unsafe_code)]
+
+pub mod directory;
+pub mod environments;
+mod find;
+mod runs;
+pub mod truncation;
+
+pub use find::{USER_DIRECTORY_PARENTS, find, owner_of};
+pub use runs::{MakeError, Sight, make, remove_ended, remove_unless_used};
