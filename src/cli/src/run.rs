@@ -20,6 +20,8 @@ use vcuda_core::limits::{
     CONTROL_FILE_VARIABLE, CORE_LIMIT_VARIABLE, LIMITS_FILE_VARIABLE, Limits, MEMORY_LIMIT_VARIABLE,
     Overrides, SYSTEM_FILE, Source,
 };
+use vcuda_slices::RunFiles;
+use vcuda_slices::limits_file::is_limits_file;
 
 /// Exit status for what goes wrong before the command starts.
 pub const EXIT_OWN_ERROR: u8 = 125;
@@ -43,17 +45,12 @@ pub struct Run {
     /// Share the limits with everything else that uses this control file [default: a new one for this run]
     #[arg(long, value_name = "FILE")]
     control_file: Option<PathBuf>,
+    /// Name the slice, for vcuda set and the others [default: run- and the process id of this command]
+    #[arg(long, value_name = "NAME", conflicts_with = "control_file")]
+    name: Option<String>,
     /// The command and its arguments
     #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     command: Vec<OsString>,
-}
-
-/// Where the run's processes count what they hold.
-enum ControlFile {
-    /// Made for this run, to be removed after it.
-    Own(PathBuf),
-    /// Chosen by the user or by a limits file; the path is set only if the user gave it here.
-    Shared(Option<PathBuf>),
 }
 
 impl Run {
@@ -61,23 +58,23 @@ impl Run {
     pub fn execute(&self) -> Result<ExitCode> {
         let Some((program, arguments)) = self.command.split_first() else { bail!("no command given") };
         let library = find_library()?;
-        let limits = self.limits()?;
+        let mut limits = self.limits()?;
         for warning in &limits.warnings {
             eprintln!("vcuda: {warning}");
         }
-        let control_file = self.control_file(&limits)?;
+        let preload = preload(&library, std::env::var_os(PRELOAD_VARIABLE).as_deref())?;
+        let files = self.files(&mut limits)?;
 
         let mut command = Command::new(program);
         command.args(arguments);
-        command.env(PRELOAD_VARIABLE, preload(&library, std::env::var_os(PRELOAD_VARIABLE).as_deref())?);
-        self.pass_on(&limits, &mut command);
-        if let ControlFile::Own(path) | ControlFile::Shared(Some(path)) = &control_file {
-            command.env(CONTROL_FILE_VARIABLE, path);
+        command.env(PRELOAD_VARIABLE, preload);
+        if let Some(files) = &files {
+            pass_on(&limits, files, &mut command);
         }
 
         let ended = child::run_to_end(command);
-        if let ControlFile::Own(path) = &control_file {
-            vcuda_slices::remove_unless_used(path);
+        if let Some(files) = files {
+            files.retire();
         }
         match ended {
             Ok(status) => {
@@ -89,26 +86,6 @@ impl Run {
                 let not_found = error.kind() == ErrorKind::NotFound;
                 Ok(ExitCode::from(if not_found { EXIT_NOT_FOUND } else { EXIT_NOT_EXECUTABLE }))
             }
-        }
-    }
-
-    /// Puts the limits into the environment of the command.
-    fn pass_on(&self, limits: &Limits, command: &mut Command) {
-        if let Some(limit) = &self.memory {
-            command.env(MEMORY_LIMIT_VARIABLE, limit);
-        }
-        if let Some(limit) = &self.cores {
-            command.env(CORE_LIMIT_VARIABLE, limit);
-        }
-        if self.has_limit_options() {
-            command.env_remove(LIMITS_FILE_VARIABLE);
-        }
-        if let Source::File(path) = limits.source() {
-            command.env(LIMITS_FILE_VARIABLE, path);
-        }
-        if self.limits_file.is_some() {
-            // Void beside the file, and the command would say so.
-            command.env_remove(MEMORY_LIMIT_VARIABLE).env_remove(CORE_LIMIT_VARIABLE);
         }
     }
 
@@ -132,7 +109,9 @@ impl Run {
                 cores: self.cores.as_deref().map(|text| ("--cores", text)),
             };
             let mut limits = Limits::from_overrides(&overrides, &inherited)?;
-            if inherited(LIMITS_FILE_VARIABLE).is_some() {
+            // That of a run around this one is no choice of the user's.
+            let is_chosen = |path: &String| !is_limits_file(OsStr::new(path));
+            if inherited(LIMITS_FILE_VARIABLE).is_some_and(|path| is_chosen(&path)) {
                 limits.warnings.push(format!(
                     "{LIMITS_FILE_VARIABLE} is ignored: the command line sets the limits here"
                 ));
@@ -153,17 +132,45 @@ impl Run {
         Ok(limits)
     }
 
-    fn control_file(&self, limits: &Limits) -> Result<ControlFile> {
-        if let Some(path) = &self.control_file {
-            let path = std::path::absolute(path).context("--control-file")?;
-            Control::open_or_create(&path)?;
-            return Ok(ControlFile::Shared(Some(path)));
+    /// The files of this run: what it counts in, and its limits, in a file of its own even if they were given in other
+    /// ways, so that they can be changed while it runs. `None` where the system's file says everything.
+    fn files(&self, limits: &mut Limits) -> Result<Option<RunFiles>> {
+        if limits.source() == &Source::SystemFile {
+            return Ok(None);
         }
-        if limits.source() == &Source::SystemFile || limits.control_file.is_some() {
-            return Ok(ControlFile::Shared(None));
+        let chosen = match &self.control_file {
+            Some(path) => {
+                let path = std::path::absolute(path).context("--control-file")?;
+                if path.to_str().is_none() {
+                    bail!("--control-file: {} is not UTF-8, as limits files must be", path.display());
+                }
+                Control::open_or_create(&path)?;
+                Some(path)
+            }
+            None => limits.control_file.clone(),
+        };
+        let mut files = RunFiles::make(self.name.as_deref(), chosen.as_deref())?;
+        match limits.source() {
+            Source::File(path) => files.link_limits(&std::path::absolute(path)?)?,
+            _ => {
+                limits.set_control_file(files.control().to_owned());
+                files.write_limits(&limits.to_text())?;
+            }
         }
-        Ok(ControlFile::Own(vcuda_slices::make()?))
+        Ok(Some(files))
     }
+}
+
+/// Tells the command of its limits, and of nothing else that would be taken for limits.
+fn pass_on(limits: &Limits, files: &RunFiles, command: &mut Command) {
+    let limits_file = match limits.source() {
+        Source::File(path) => path.as_path(),
+        _ => files.limits(),
+    };
+    command.env(LIMITS_FILE_VARIABLE, limits_file);
+    command.env(CONTROL_FILE_VARIABLE, files.control());
+    // Void beside the file, and the command would say so.
+    command.env_remove(MEMORY_LIMIT_VARIABLE).env_remove(CORE_LIMIT_VARIABLE);
 }
 
 /// The value of `LD_PRELOAD` with our library first, which sees a program's calls before any other.

@@ -49,13 +49,20 @@ fn wait_until(condition: impl Fn() -> bool) {
 
 #[test]
 fn the_command_gets_limit_library_and_a_control_file_of_its_own() {
-    let script = r#"echo "$VCUDA_MEMORY_LIMIT"; echo "$LD_PRELOAD"; echo "$VCUDA_CONTROL_FILE"; test -f "$VCUDA_CONTROL_FILE""#;
+    let script = r#"echo "$LD_PRELOAD"; echo "$VCUDA_CONTROL_FILE"; echo "$VCUDA_LIMITS_FILE"; test -f "$VCUDA_CONTROL_FILE" && cat "$VCUDA_LIMITS_FILE""#;
     let output = vcuda(&["run", "--memory", "4GiB", "--", "sh", "-c", script]).env("LD_PRELOAD", "").output();
     let text = stdout(&output.unwrap());
     let lines: Vec<&str> = text.lines().collect();
-    assert_eq!(lines[0], "4GiB");
-    assert_eq!(lines[1], harmless_library().to_str().unwrap());
-    assert!(!Path::new(lines[2]).exists(), "the control file is removed after the run");
+    assert_eq!(lines[0], harmless_library().to_str().unwrap());
+    assert_eq!(lines[2], format!("{}.limits.json", lines[1]));
+    assert_eq!(
+        lines[4..],
+        [
+            format!("  \"control_file\": \"{}\",", lines[1]).as_str(),
+            "  \"default\": { \"memory\": \"4GiB\" } }"
+        ]
+    );
+    assert!(lines[1..3].iter().all(|path| !Path::new(path).exists()), "both files are removed after the run");
 }
 
 #[test]
@@ -127,23 +134,34 @@ fn limits_may_come_from_a_file_or_the_environment() {
     fs::write(&file, r#"{"version":1,"default":{"memory":"50%"}}"#).unwrap();
     let run = ["run", "--limits-file", file.to_str().unwrap(), "sh", "-c", "echo $VCUDA_LIMITS_FILE"];
     assert_eq!(stdout(&vcuda(&run).output().unwrap()).trim(), file.to_str().unwrap());
-    let run = ["run", "sh", "-c", "echo $VCUDA_MEMORY_LIMIT"];
-    assert_eq!(stdout(&vcuda(&run).env("VCUDA_MEMORY_LIMIT", "2G").output().unwrap()), "2G\n");
+    let run = ["run", "sh", "-c", "grep -c '\"default\": { \"memory\": \"2GiB\" }' $VCUDA_LIMITS_FILE"];
+    assert_eq!(stdout(&vcuda(&run).env("VCUDA_MEMORY_LIMIT", "2G").output().unwrap()), "1\n");
+    let beside = r#"readlink "$VCUDA_CONTROL_FILE.limits.json""#;
+    let run = ["run", "--limits-file", file.to_str().unwrap(), "sh", "-c", beside];
+    assert_eq!(stdout(&vcuda(&run).output().unwrap()).trim(), file.to_str().unwrap());
 }
 
 #[test]
 fn each_kind_of_limit_may_be_given_alone() {
-    let script = r#"echo "${VCUDA_MEMORY_LIMIT-none} ${VCUDA_CORE_LIMIT-none} ${VCUDA_LIMITS_FILE-none}""#;
+    let script =
+        r#"echo "${VCUDA_MEMORY_LIMIT-none} ${VCUDA_CORE_LIMIT-none}"; tail -n +3 "$VCUDA_LIMITS_FILE""#;
     let seen = |arguments: &[&str], variables: &[(&str, &str)]| {
         let mut command = vcuda(&[&["run"], arguments, &["sh", "-c", script]].concat());
         stdout(&command.envs(variables.iter().copied()).output().unwrap())
     };
-    assert_eq!(seen(&["--cores", "30"], &[]), "none 30 none\n");
-    assert_eq!(seen(&["--cores", "0=30,1=12.5%", "-m", "4GiB"], &[]), "4GiB 0=30,1=12.5% none\n");
-    assert_eq!(seen(&[], &[("VCUDA_CORE_LIMIT", "30")]), "none 30 none\n");
-    assert_eq!(seen(&["-m", "1G"], &[("VCUDA_CORE_LIMIT", "30")]), "1G 30 none\n", "the rest stays");
-    assert_eq!(seen(&["--cores", "50"], &[("VCUDA_CORE_LIMIT", "wrong")]), "none 50 none\n");
-    assert_eq!(seen(&["--cores", "100"], &[]), "none 100 none\n", "no limit, but what was asked for");
+    let every = |limits: &str| format!("none none\n  \"default\": {{ {limits} }} }}\n");
+    assert_eq!(seen(&["--cores", "30"], &[]), every(r#""cores": 30"#));
+    let single = "none none\n  \"default\": { \"memory\": \"4GiB\" },\n  \"devices\": {\n    \"0\": { \"cores\": 30 },\n    \"1\": { \"cores\": 12.5 } } }\n";
+    assert_eq!(seen(&["--cores", "0=30,1=12.5%", "-m", "4GiB"], &[]), single);
+    assert_eq!(seen(&[], &[("VCUDA_CORE_LIMIT", "30")]), every(r#""cores": 30"#));
+    let both = every(r#""memory": "1GiB", "cores": 30"#);
+    assert_eq!(seen(&["-m", "1G"], &[("VCUDA_CORE_LIMIT", "30")]), both, "the rest stays");
+    assert_eq!(seen(&["--cores", "50"], &[("VCUDA_CORE_LIMIT", "wrong")]), every(r#""cores": 50"#));
+    assert_eq!(seen(&["--cores", "100"], &[]), every(r#""cores": 100"#), "no limit, but what was asked for");
+    assert_eq!(
+        seen(&[], &[("CUDA_DEVICE_MEMORY_LIMIT_1", "512m")]),
+        "none none\n  \"devices\": {\n    \"1\": { \"memory\": \"512MiB\" } } }\n"
+    );
 }
 
 #[test]
@@ -159,11 +177,35 @@ fn a_limits_file_and_limits_on_the_command_line_do_not_mix() {
     assert!(output.stderr.is_empty(), "{output:?}");
     let mut command = vcuda(&["run", "--cores", "30", "sh", "-c", script]);
     let output = command.env("VCUDA_LIMITS_FILE", path).output().unwrap();
-    assert_eq!(stdout(&output), "30 none\n");
+    let own = stdout(&output);
+    assert!(own.starts_with("none ") && own.ends_with(".limits.json\n") && !own.contains(path), "{own}");
     let warning = String::from_utf8(output.stderr).unwrap();
     assert_eq!(warning, "vcuda: VCUDA_LIMITS_FILE is ignored: the command line sets the limits here\n");
     let both = vcuda(&["run", "--cores", "30", "--limits-file", path, "true"]).output().unwrap();
     assert_eq!(both.status.code(), Some(2));
+}
+
+#[test]
+fn a_run_inside_a_run_has_limits_of_its_own() {
+    let inner = format!("{} run --memory 1GiB cat $VCUDA_LIMITS_FILE", env!("CARGO_BIN_EXE_vcuda"));
+    let script = inner.replace("cat $VCUDA_LIMITS_FILE", "sh -c 'cat $VCUDA_LIMITS_FILE'");
+    let output = vcuda(&["run", "--memory", "4GiB", "sh", "-c", &script]).output().unwrap();
+    assert!(stdout(&output).contains("1GiB") && output.stderr.is_empty(), "{output:?}");
+}
+
+#[test]
+fn a_named_run_has_its_name_to_itself() {
+    let name = format!("named-{}", std::process::id());
+    let script = format!(
+        r#"basename "$VCUDA_CONTROL_FILE"; {} run --name {name} -m 1G true 2>&1 | cut -c1-70"#,
+        env!("CARGO_BIN_EXE_vcuda")
+    );
+    let text = stdout(&vcuda(&["run", "--name", &name, "-m", "1G", "sh", "-c", &script]).output().unwrap());
+    let told = format!("vcuda: --name {name}: there is a slice of this name, in /dev/shm/vcuda-");
+    assert!(text.starts_with(&format!("{name}\n{}", &told[..70])), "{text}");
+    stdout(&vcuda(&["run", "--name", &name, "-m", "1G", "true"]).output().unwrap());
+    let error = own_error(&["run", "--name", "7", "-m", "1G", "true"]);
+    assert!(error.contains("--name \"7\" is no name for a slice; write letters, digits"), "{error}");
 }
 
 #[test]

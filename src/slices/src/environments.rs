@@ -1,4 +1,5 @@
-//! Which control files the processes of this machine were started with, so that their children would open them.
+//! Which control and limits files the processes of this machine were started with, so that their children would open
+//! them.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -6,7 +7,7 @@ use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use vcuda_core::limits::CONTROL_FILE_VARIABLE;
+use vcuda_core::limits::{CONTROL_FILE_VARIABLE, LIMITS_FILE_VARIABLE};
 
 /// Inode of the first PID namespace, the same on every Linux.
 const FIRST_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
@@ -16,7 +17,7 @@ pub fn are_all_visible() -> bool {
     fs::metadata("/proc/self/ns/pid").is_ok_and(|metadata| metadata.ino() == FIRST_PID_NAMESPACE)
 }
 
-/// The values of `VCUDA_CONTROL_FILE` in the environments of all other processes that let us look.
+/// The values of `VCUDA_CONTROL_FILE` and `VCUDA_LIMITS_FILE` in the environments of all other processes that let us look.
 #[derive(Debug, Default)]
 pub struct Environments {
     named: Vec<PathBuf>,
@@ -41,14 +42,16 @@ impl Environments {
 
     fn add(&mut self, environment: &[u8]) {
         for variable in environment.split(|byte| *byte == 0) {
-            let value = variable.strip_prefix(CONTROL_FILE_VARIABLE.as_bytes());
-            if let Some(value) = value.and_then(|value| value.strip_prefix(b"=")) {
-                self.named.push(PathBuf::from(OsString::from(OsStr::from_bytes(value))));
+            for name in [CONTROL_FILE_VARIABLE, LIMITS_FILE_VARIABLE] {
+                let value = variable.strip_prefix(name.as_bytes());
+                if let Some(value) = value.and_then(|value| value.strip_prefix(b"=")) {
+                    self.named.push(PathBuf::from(OsString::from(OsStr::from_bytes(value))));
+                }
             }
         }
     }
 
-    /// Whether some process may have been started with `path` as its control file.
+    /// Whether some process may have been started with `path` as its control or limits file.
     ///
     /// Directory and name decide: a process in a container may have the same directory mounted elsewhere.
     pub fn may_name(&self, path: &Path) -> bool {
@@ -80,7 +83,9 @@ mod tests {
         found.add(b"PATH=/bin\0VCUDA_CONTROL_FILE=/dev/shm/vcuda-0/run-7\0XVCUDA_CONTROL_FILE=/a/b\0");
         found.add(b"VCUDA_CONTROL_FILE_=/c/d\0\0");
         found.add(b"");
-        assert_eq!(found.named, [Path::new("/dev/shm/vcuda-0/run-7")]);
+        found.add(b"VCUDA_LIMITS_FILE=/dev/shm/vcuda-0/run-7.limits.json\0");
+        let named = ["/dev/shm/vcuda-0/run-7", "/dev/shm/vcuda-0/run-7.limits.json"];
+        assert_eq!(found.named, named.map(Path::new));
         assert!(found.may_name(Path::new("/dev/shm/vcuda-0/run-7")));
         assert!(found.may_name(Path::new("/host/dev/shm/vcuda-0/run-7")));
         assert!(!found.may_name(Path::new("/dev/shm/vcuda-1/run-7")));

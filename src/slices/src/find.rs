@@ -1,5 +1,6 @@
 //! Where control files are when nobody says.
 
+use crate::limits_file::is_limits_file;
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs;
@@ -25,20 +26,30 @@ pub fn find(named: &[PathBuf]) -> Vec<PathBuf> {
     found.extend(
         Limits::of_this_process().ok().and_then(|limits| limits.control_file).filter(|path| path.exists()),
     );
+    let is_control_file = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default();
+        let is_hidden = name.as_encoded_bytes().starts_with(b".");
+        !is_hidden
+            && !is_limits_file(name)
+            && path.symlink_metadata().is_ok_and(|metadata| metadata.is_file())
+    };
+    found.extend(user_files().into_iter().filter(is_control_file));
+    let mut seen = HashSet::new();
+    found.retain(|path| seen.insert(path.clone()));
+    found
+}
+
+/// All that is in the default directories of the users who let us look, in order.
+pub(crate) fn user_files() -> Vec<PathBuf> {
+    let mut found = Vec::new();
     for parent in USER_DIRECTORY_PARENTS {
-        let mut below: Vec<PathBuf> = children(Path::new(parent))
-            .filter(|path| owner_of(path.file_name().unwrap_or_default()).is_some())
-            .flat_map(|directory| children(&directory).collect::<Vec<_>>())
-            .filter(|path| {
-                !path.file_name().unwrap_or_default().as_encoded_bytes().starts_with(b".")
-                    && path.symlink_metadata().is_ok_and(|metadata| metadata.is_file())
-            })
-            .collect();
+        let directories = children(Path::new(parent))
+            .filter(|path| owner_of(path.file_name().unwrap_or_default()).is_some());
+        let mut below: Vec<PathBuf> =
+            directories.flat_map(|directory| children(&directory).collect::<Vec<_>>()).collect();
         below.sort();
         found.extend(below);
     }
-    let mut seen = HashSet::new();
-    found.retain(|path| seen.insert(path.clone()));
     found
 }
 

@@ -8,8 +8,11 @@
 pub mod directory;
 pub mod environments;
 mod find;
+pub mod limits_file;
+mod name;
 mod runs;
 pub mod truncation;
 
 pub use find::{USER_DIRECTORY_PARENTS, find, owner_of};
-pub use runs::{MakeError, Sight, make, remove_ended, remove_unless_used};
+pub use name::{Found, LookupError, find_named, name_of, shown_name};
+pub use runs::{MakeError, RunFiles, Sight, remove_ended};
