@@ -1,12 +1,16 @@
-//! The `vcuda` command: starts programs under a limit, shows who holds what, and tells what is enforceable here.
+//! The `vcuda` command: starts programs under a limit, shows who holds what, changes limits, and tells what is
+//! enforceable here.
 //!
 //! Works the same inside a slice, where it is itself preloaded. Must never use CUDA: a look must cost no memory.
 
 mod doctor;
 mod duration;
+mod inspect;
 mod ps;
 mod run;
+mod set;
 mod size;
+mod top;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -25,6 +29,12 @@ enum Command {
     Run(run::Run),
     /// Show who holds how much GPU memory and uses how much GPU time, and of which limits
     Ps(ps::Ps),
+    /// Watch slices, GPUs and processes, full screen
+    Top(top::Top),
+    /// Show all that is known of one slice
+    Inspect(inspect::Inspect),
+    /// Change the limits of a slice, also while programs run in it
+    Set(set::Set),
     /// Show what was found here, and what can't be enforced and why
     Doctor(doctor::Doctor),
 }
@@ -33,6 +43,9 @@ fn main() -> ExitCode {
     let (result, code_for_own_errors) = match Arguments::parse().command {
         Command::Run(run) => (run.execute(), run::EXIT_OWN_ERROR),
         Command::Ps(ps) => (ps.execute(), 1),
+        Command::Top(top) => (top.execute(), 1),
+        Command::Inspect(inspect) => (inspect.execute(), 1),
+        Command::Set(set) => (set.execute(), 1),
         Command::Doctor(doctor) => (doctor.execute(), 2),
     };
     match result {

@@ -1,7 +1,7 @@
 //! `vcuda ps`: who holds how much GPU memory and uses how much GPU time, and of which limits.
 
-mod json;
-mod text;
+pub mod json;
+pub mod text;
 
 use anyhow::Result;
 use clap::Args;
@@ -54,11 +54,11 @@ impl Ps {
 }
 
 /// The processes that are not known to be dead.
-fn living(snapshot: &Snapshot) -> impl Iterator<Item = &ProcessView> {
+pub fn living(snapshot: &Snapshot) -> impl Iterator<Item = &ProcessView> {
     snapshot.processes.iter().filter(|process| process.alive != Some(false))
 }
 
 /// How much of the device's time was used lately, 0 to 1.
-fn recent_busy_ratio(compute: &ComputeView) -> f64 {
+pub fn recent_busy_ratio(compute: &ComputeView) -> f64 {
     compute.recent_busy_ns as f64 / RECENT_NS as f64
 }

@@ -9,8 +9,10 @@ pub fn slices(snapshots: &[Snapshot]) -> Value {
     json!({ "slices": snapshots.iter().map(slice).collect::<Vec<_>>() })
 }
 
-fn slice(snapshot: &Snapshot) -> Value {
+/// One of them.
+pub fn slice(snapshot: &Snapshot) -> Value {
     json!({
+        "name": vcuda_slices::name_of(&snapshot.path),
         "control_file": snapshot.path.to_string_lossy(),
         "created_unix_ns": snapshot.created_unix_ns,
         "is_at_path": snapshot.at_path,
@@ -27,6 +29,7 @@ fn device(device: &DeviceView, snapshot: &Snapshot) -> Value {
         "used_bytes": device.used_bytes,
         "peak_bytes": device.peak_bytes,
         "refused_count": device.refused_count,
+        "context_bytes_learned": device.context_bytes_learned,
         "compute": {
             "share_ppm": compute.share_ppm,
             "recent_busy_ratio": recent_busy_ratio(compute),
@@ -48,6 +51,8 @@ fn process(process: &ProcessView, device: &DeviceView) -> Value {
         "uid": process.identity.uid,
         "name": process.identity.name,
         "since_unix_ns": process.identity.started_unix_ns,
+        "limits_digest": (process.identity.limits_digest != 0)
+            .then(|| format!("{:016x}", process.identity.limits_digest)),
         "used_bytes": held.map_or(0, |view| view.used_bytes),
         "context_bytes": held.map_or(0, |view| view.overhead_bytes),
         "compute": {

@@ -29,7 +29,7 @@ pub fn slices(snapshots: &[Snapshot], own_namespace: u64) -> String {
 }
 
 fn slice(snapshot: &Snapshot, own_namespace: u64) -> String {
-    let mut text = format!("{}\n", snapshot.path.display());
+    let mut text = format!("{}\n", vcuda_slices::shown_name(&snapshot.path));
     if !snapshot.at_path {
         text.push_str("  was removed or replaced: programs started from now on count apart\n");
     }
@@ -42,21 +42,27 @@ fn slice(snapshot: &Snapshot, own_namespace: u64) -> String {
         if has_compute(device) {
             text.push_str(&format!("    {}\n", of_share(device)));
         }
-        text.push_str(&heading(device));
-        for process in living(snapshot) {
-            if let Some(held) = holding(process, device) {
-                text.push_str(&row(process, held, device, own_namespace));
-            }
-        }
-        let held: u64 = living(snapshot).map(|process| process.used_bytes(device.index)).sum();
-        if device.used_bytes > held {
-            let rest = size::text(device.used_bytes - held);
-            text.push_str(&format!("             {rest} of ended processes, free again when next needed\n"));
-        }
+        text.push_str(&holders(snapshot, device, own_namespace));
     }
     for process in living(snapshot).filter(|process| process.devices.is_empty()) {
         let name = cut(&process.identity.name, NAME_COLUMNS);
         text.push_str(&format!("  {} {name} holds nothing\n", process_id(process, own_namespace)));
+    }
+    text
+}
+
+/// The processes that have to do with a device, under a heading.
+pub fn holders(snapshot: &Snapshot, device: &DeviceView, own_namespace: u64) -> String {
+    let mut text = heading(device);
+    for process in living(snapshot) {
+        if let Some(held) = holding(process, device) {
+            text.push_str(&row(process, held, device, own_namespace));
+        }
+    }
+    let held: u64 = living(snapshot).map(|process| process.used_bytes(device.index)).sum();
+    if device.used_bytes > held {
+        let rest = size::text(device.used_bytes - held);
+        text.push_str(&format!("             {rest} of ended processes, free again when next needed\n"));
     }
     text
 }
@@ -67,12 +73,12 @@ fn holding<'a>(process: &'a ProcessView, device: &DeviceView) -> Option<&'a Hold
 }
 
 /// Whether memory is counted on the device.
-fn has_memory(device: &DeviceView) -> bool {
+pub fn has_memory(device: &DeviceView) -> bool {
     device.limit_bytes.is_some() || device.used_bytes > 0
 }
 
 /// Whether GPU time is counted on the device.
-fn has_compute(device: &DeviceView) -> bool {
+pub fn has_compute(device: &DeviceView) -> bool {
     device.compute.share_ppm.is_some() || device.compute.work_count > 0
 }
 
@@ -120,7 +126,7 @@ fn name_of(device: &DeviceView, all: &[&DeviceView]) -> String {
 }
 
 /// `982 MiB of 4.00 GiB (23 %), peak 2.10 GiB, 3 refused`.
-fn of_quota(device: &DeviceView) -> String {
+pub fn of_quota(device: &DeviceView) -> String {
     if !has_memory(device) {
         return "no memory limit".to_owned();
     }
@@ -140,7 +146,7 @@ fn of_quota(device: &DeviceView) -> String {
 }
 
 /// `29.8 % busy of 30 %, 12.4 s used, 28.9 s throttled, debt 3.1 ms`.
-fn of_share(device: &DeviceView) -> String {
+pub fn of_share(device: &DeviceView) -> String {
     let compute = &device.compute;
     let now = format!("{:.1} % busy", recent_busy_ratio(compute) * 100.0);
     let (busy, throttled) = (duration::text(compute.busy_ns), duration::text(compute.throttled_ns));
@@ -160,11 +166,12 @@ fn count(number: u64) -> String {
     if number < 100 * MILLION { number.to_string() } else { format!("{} M", number / MILLION) }
 }
 
-fn is_elsewhere(process: &ProcessView, own_namespace: u64) -> bool {
+pub fn is_elsewhere(process: &ProcessView, own_namespace: u64) -> bool {
     process.identity.pid_namespace != 0 && process.identity.pid_namespace != own_namespace
 }
 
-fn cut(text: &str, most: usize) -> String {
+/// At most so many characters.
+pub fn cut(text: &str, most: usize) -> String {
     if text.chars().count() <= most {
         return text.to_owned();
     }
@@ -210,7 +217,7 @@ mod tests {
     }
 
     fn snapshot(devices: Vec<DeviceView>, processes: Vec<ProcessView>) -> Snapshot {
-        let path = "/dev/shm/vcuda-0/run-4711".into();
+        let path = "/run/job/control".into();
         Snapshot { path, created_unix_ns: 0, at_path: true, devices, processes }
     }
 
@@ -224,7 +231,7 @@ mod tests {
         let text = slices(&[snapshot(vec![device(0, 0xaa)], processes)], 1);
         assert_eq!(
             text,
-            "/dev/shm/vcuda-0/run-4711\n\
+            "/run/job/control\n\
              \x20 GPU-aa202020  1.00 GiB of 4.00 GiB (25 %), peak 2.10 GiB, 3 refused\n\
              \x20       PID  PROCESS              HOLDS  CONTEXTS\n\
              \x20   1234567  a program with …   700 MiB   350 MiB\n\
@@ -259,7 +266,7 @@ mod tests {
         let text = slices(&[snapshot(vec![device.clone()], vec![worker.clone()])], 1);
         assert_eq!(
             text,
-            "/dev/shm/vcuda-0/run-4711\n\
+            "/run/job/control\n\
              \x20 GPU-aa202020  200 MiB of 4.00 GiB (4 %), peak 2.10 GiB, 3 refused\n\
              \x20   33.3 % busy of 33.3333 %, 599.9 s used, 599.8 min throttled, debt 29.9 s\n\
              \x20       PID  PROCESS              HOLDS  CONTEXTS  GPU TIME     CALLS THROTTLED\n\
