@@ -46,7 +46,7 @@ fn run_takes_a_share_alone_and_refuses_a_wrong_one_before_it_starts() {
     // Only CUDA knows the GPUs, so a wrong one is told by the program's cuInit.
     let missing = run("7=30");
     assert_eq!(missing.number("init"), NOT_PERMITTED, "{missing:#?}");
-    assert!(missing.stderr.contains("VCUDA_CORE_LIMIT: there is no GPU 7; "), "{missing:#?}");
+    assert!(missing.stderr.contains("devices.7.cores: there is no GPU 7; "), "{missing:#?}");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
-use vcuda_tests::{Container, MIB, NOT_PERMITTED, OUT_OF_MEMORY, Running, SUCCESS, World, program};
+use vcuda_tests::{Container, MIB, NOT_PERMITTED, OUT_OF_MEMORY, Run, Running, SUCCESS, World, program};
 
 /// What is promised.
 const PROMISED: Duration = Duration::from_millis(100);
@@ -34,47 +34,56 @@ impl Sliced {
         .expect("a limits file");
     }
 
-    fn start(&self, name: &str) -> Running {
-        self.run(name).start()
-    }
-
-    fn run(&self, name: &str) -> vcuda_tests::Run {
+    fn run(&self, name: &str) -> Run {
         self.container.run(World::Limited, program(name)).env("VCUDA_LIMITS_FILE", &self.file)
     }
 
     /// The program that does what it is told.
     fn obedient(&self) -> Obedient {
-        let mut running = self.start("live");
-        running.wait_for("ready");
-        Obedient { running, said: 0 }
+        Obedient::new(self.run("live"))
     }
 }
 
 /// `tests/programs/live.c`.
-struct Obedient {
+pub struct Obedient {
     running: Running,
     said: u32,
 }
 
 impl Obedient {
-    fn ask(&mut self, line: &str) -> String {
+    /// Starts it.
+    pub fn new(run: Run) -> Obedient {
+        let mut running = run.start();
+        running.wait_for("ready");
+        Obedient { running, said: 0 }
+    }
+
+    /// What it answers.
+    pub fn ask(&mut self, line: &str) -> String {
         self.said += 1;
         let number = self.said.to_string();
         self.running.say(line).wait_for(&number).text(&number).to_owned()
     }
 
-    fn result(&mut self, line: &str) -> i64 {
+    /// The number that it answers.
+    pub fn result(&mut self, line: &str) -> i64 {
         self.ask(line).parse().expect("a number")
     }
 
-    fn total_mib(&mut self) -> u64 {
+    /// Memory in all, as it is told.
+    pub fn total_mib(&mut self) -> u64 {
         let answer = self.ask("memory");
         answer.split_whitespace().last().and_then(|total| total.parse().ok()).expect("a total")
     }
 
+    /// Ends it, and waits until it and what started it are gone.
+    pub fn end(mut self) {
+        self.running.say("end").finish().succeeded();
+    }
+
     /// Waits until the program is told `mib` of memory in all, and says how long that took.
     #[track_caller]
-    fn until_total(&mut self, mib: u64) -> Duration {
+    pub fn until_total(&mut self, mib: u64) -> Duration {
         let begun = Instant::now();
         while self.total_mib() != mib {
             assert!(begun.elapsed() < Duration::from_secs(10), "the limit never became {mib} MiB");

@@ -16,4 +16,5 @@ mod memory_paths;
 mod processes;
 mod quiet;
 mod races;
+mod set;
 mod views;
