@@ -17,4 +17,5 @@ mod processes;
 mod quiet;
 mod races;
 mod set;
+mod top;
 mod views;

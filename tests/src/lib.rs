@@ -11,12 +11,14 @@ mod file_lock;
 mod outcome;
 mod program;
 mod run;
+mod terminal;
 
 pub use artefacts::{Artefacts, artefacts};
 pub use container::{Container, GIB, GpuUse, MIB, World};
 pub use outcome::Outcome;
 pub use program::{Language, compiled, program, shared_library};
 pub use run::{Run, Running};
+pub use terminal::OnTerminal;
 
 /// `CUDA_SUCCESS`.
 pub const SUCCESS: i64 = 0;

@@ -23,6 +23,10 @@ impl Run {
         Run { command, input: String::new() }
     }
 
+    pub(crate) fn into_command(self) -> Command {
+        self.command
+    }
+
     /// Adds an argument.
     pub fn arg(mut self, argument: impl AsRef<OsStr>) -> Run {
         self.command.arg(argument);

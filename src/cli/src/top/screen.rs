@@ -79,7 +79,6 @@ pub fn run(state: &mut State, look: impl Fn() -> Result<Look>) -> Result<ExitCod
                     drop(screen);
                     signal_hook::low_level::emulate_default_handler(SIGTSTP)?;
                     screen = Screen::take()?;
-                    screen.terminal.clear()?;
                 }
             }
         }
