@@ -6,6 +6,7 @@
 mod doctor;
 mod duration;
 mod inspect;
+mod manual;
 mod ps;
 mod run;
 mod set;
@@ -37,6 +38,10 @@ enum Command {
     Set(set::Set),
     /// Show what was found here, and what can't be enforced and why
     Doctor(doctor::Doctor),
+    /// Print completions for a shell
+    Completions(manual::Completions),
+    /// Write manual pages
+    Man(manual::Man),
 }
 
 fn main() -> ExitCode {
@@ -47,6 +52,8 @@ fn main() -> ExitCode {
         Command::Inspect(inspect) => (inspect.execute(), 1),
         Command::Set(set) => (set.execute(), 1),
         Command::Doctor(doctor) => (doctor.execute(), 2),
+        Command::Completions(completions) => (completions.execute(), 1),
+        Command::Man(man) => (man.execute(), 1),
     };
     match result {
         Ok(code) => code,
