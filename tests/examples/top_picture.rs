@@ -141,6 +141,18 @@ fn character(screen: &vt100::Screen, row: u16, column: u16) -> char {
     screen.cell(row, column).and_then(|cell| cell.contents().chars().next()).unwrap_or(' ')
 }
 
+/// What a block character fills of its cell: from the left, from the top, to the right, and how densely. Fonts differ
+/// in these, and leave gaps.
+fn block(character: char) -> Option<[f64; 4]> {
+    let eighths = |first: char| f64::from(u32::from(character) - u32::from(first) + 1) / 8.0;
+    match character {
+        '░' => Some([0.0, 0.0, 1.0, 0.45]),
+        '▁'..='█' => Some([0.0, 1.0 - eighths('▁'), 1.0, 1.0]),
+        '▉'..='▏' => Some([0.0, 0.0, 1.0 - eighths('▉'), 1.0]),
+        _ => None,
+    }
+}
+
 fn draw(svg: &mut String, row: u16, column: u16, text: &str, look: &Look) {
     let (x, y) = (MARGIN + f64::from(column) * WIDTH, MARGIN + f64::from(row) * HEIGHT);
     let width = text.chars().count() as f64 * WIDTH;
@@ -153,6 +165,23 @@ fn draw(svg: &mut String, row: u16, column: u16, text: &str, look: &Look) {
     };
     drawn.expect("a string takes all that is written");
     if text.trim().is_empty() {
+        return;
+    }
+    if text.chars().any(|character| block(character).is_some()) {
+        for (place, character) in text.chars().enumerate() {
+            let Some([left, top, right, opacity]) = block(character) else { continue };
+            let x = x + place as f64 * WIDTH;
+            let drawn = writeln!(
+                svg,
+                "<rect x=\"{:.2}\" y=\"{:.2}\" width=\"{:.2}\" height=\"{:.2}\" fill=\"{}\" opacity=\"{opacity}\"/>",
+                x + left * WIDTH,
+                y + top * HEIGHT + 1.0,
+                (right - left) * WIDTH + 0.1,
+                (1.0 - top) * (HEIGHT - 2.0),
+                look.colour
+            );
+            drawn.expect("a string takes all that is written");
+        }
         return;
     }
     let escaped = text.replace('&', "&amp;").replace('<', "&lt;").replace(' ', "\u{a0}");

@@ -44,8 +44,13 @@ impl Palette {
         self.colour(Color::DarkGray)
     }
 
-    /// Of how full something is: green, yellow from three quarters on, red from nine tenths on.
-    fn fullness(self, ratio: f64) -> Style {
+    /// Of time, of which it is no harm to use all there is.
+    fn time(self) -> Style {
+        self.colour(Color::Cyan)
+    }
+
+    /// Of memory: green, yellow from three quarters on, red from nine tenths on.
+    fn memory(self, ratio: f64) -> Style {
         self.colour(match ratio {
             ratio if ratio >= 0.9 => Color::Red,
             ratio if ratio >= 0.75 => Color::Yellow,
@@ -100,9 +105,9 @@ fn gpu_line(gpu: &GpuRow, columns: usize, palette: Palette) -> Line<'static> {
         physical_bytes => format!("{} of {}", size::text(gpu.used_bytes), size::text(physical_bytes)),
     };
     let mut spans = vec![Span::raw(format!(" {}  memory ", short(&gpu.uuid.to_string())))];
-    spans.extend(bar(memory_ratio, bar_columns, palette));
+    spans.extend(bar(memory_ratio, bar_columns, palette.memory(memory_ratio), palette));
     spans.push(Span::raw(format!(" {used:<25} time ")));
-    spans.extend(bar(gpu.busy_ratio, bar_columns, palette));
+    spans.extend(bar(gpu.busy_ratio, bar_columns, palette.time(), palette));
     spans.push(Span::raw(format!(" {:>3.0} %", gpu.busy_ratio * 100.0)));
     Line::from(spans)
 }
@@ -168,6 +173,7 @@ fn slice_lines(state: &State, row: &SliceRow, columns: usize, palette: Palette) 
             size::text(limit_bytes),
             memory_ratio * 100.0
         ),
+        None if row.used_bytes == 0 => "no limit".to_owned(),
         None => format!("{}, no limit", size::text(row.used_bytes)),
     };
     let share = match row.share {
@@ -176,8 +182,22 @@ fn slice_lines(state: &State, row: &SliceRow, columns: usize, palette: Palette) 
     };
     vec![
         spread(left, vec![Span::raw(right)], columns),
-        gauge("memory", memory_ratio, &memory, history.map(|history| &history.memory), columns, palette),
-        gauge("share", row.share_ratio(), &share, history.map(|history| &history.share), columns, palette),
+        Gauge {
+            label: "memory",
+            ratio: memory_ratio,
+            words: &memory,
+            history: history.map(|history| &history.memory),
+            style: palette.memory(memory_ratio),
+        }
+        .line(columns, palette),
+        Gauge {
+            label: "share",
+            ratio: row.share_ratio(),
+            words: &share,
+            history: history.map(|history| &history.share),
+            style: palette.time(),
+        }
+        .line(columns, palette),
     ]
 }
 
@@ -191,34 +211,37 @@ fn end_of(text: &str, most: usize) -> String {
 }
 
 /// A name, a bar, words and what was before.
-fn gauge(
-    label: &str,
+struct Gauge<'a> {
+    label: &'a str,
     ratio: f64,
-    words: &str,
-    history: Option<&VecDeque<f64>>,
-    columns: usize,
-    palette: Palette,
-) -> Line<'static> {
-    let room = columns.saturating_sub(LABEL_COLUMNS + WORDS_COLUMNS + 3);
-    let bar_columns = (room * 3 / 5).max(BAR_COLUMNS);
-    let line_columns = room.saturating_sub(bar_columns);
-    let mut spans = vec![Span::raw(format!("   {label:<7}"))];
-    spans.extend(bar(ratio, bar_columns, palette));
-    spans.push(Span::raw(format!(" {words:<WORDS_COLUMNS$} ")));
-    let recent: String = history.map(|values| sparkline(values, line_columns)).unwrap_or_default();
-    spans.push(Span::styled(recent, palette.colour(Color::Cyan)));
-    Line::from(spans)
+    words: &'a str,
+    history: Option<&'a VecDeque<f64>>,
+    style: Style,
+}
+
+impl Gauge<'_> {
+    fn line(&self, columns: usize, palette: Palette) -> Line<'static> {
+        let room = columns.saturating_sub(LABEL_COLUMNS + WORDS_COLUMNS + 3);
+        let bar_columns = (room * 3 / 5).max(BAR_COLUMNS);
+        let line_columns = room.saturating_sub(bar_columns);
+        let mut spans = vec![Span::raw(format!("   {:<7}", self.label))];
+        spans.extend(bar(self.ratio, bar_columns, self.style, palette));
+        spans.push(Span::raw(format!(" {:<WORDS_COLUMNS$} ", self.words)));
+        let recent = self.history.map(|values| sparkline(values, line_columns)).unwrap_or_default();
+        spans.push(Span::styled(recent, self.style));
+        Line::from(spans)
+    }
 }
 
 /// A bar as full as `ratio`, to an eighth of a character.
-fn bar(ratio: f64, columns: usize, palette: Palette) -> Vec<Span<'static>> {
+fn bar(ratio: f64, columns: usize, style: Style, palette: Palette) -> Vec<Span<'static>> {
     let eighths = (ratio.clamp(0.0, 1.0) * columns as f64 * 8.0).round() as usize;
     let mut full = "█".repeat(eighths / 8);
     if !eighths.is_multiple_of(8) {
         full.push(PARTS[eighths % 8]);
     }
     let rest = "░".repeat(columns.saturating_sub(full.chars().count()));
-    vec![Span::styled(full, palette.fullness(ratio)), Span::styled(rest, palette.faint())]
+    vec![Span::styled(full, style), Span::styled(rest, palette.faint())]
 }
 
 /// The last values, one a column, the newest at the right.
@@ -328,7 +351,10 @@ mod tests {
     #[test]
     fn bars_are_exact_to_an_eighth_and_stay_within_their_bounds() {
         let text = |ratio: f64| {
-            bar(ratio, 4, Palette::PLAIN).iter().map(|span| span.content.to_string()).collect::<String>()
+            bar(ratio, 4, Style::new(), Palette::PLAIN)
+                .iter()
+                .map(|span| span.content.to_string())
+                .collect::<String>()
         };
         for (ratio, expected) in [
             (0.0, "░░░░"),
@@ -350,7 +376,7 @@ mod tests {
     #[test]
     fn colours_tell_how_full_and_can_be_done_without() {
         let coloured = Palette { has_colours: true };
-        let colour = |ratio: f64| bar(ratio, 4, coloured)[0].style.fg;
+        let colour = |ratio: f64| coloured.memory(ratio).fg;
         assert_eq!([0.5, 0.8, 0.95].map(colour), [Some(Color::Green), Some(Color::Yellow), Some(Color::Red)]);
         let state = seen();
         let all = [header(&state, 80, Palette::PLAIN), body(&state, 80, Palette::PLAIN)].concat();
