@@ -1,5 +1,6 @@
 /*
- * Prints who holds how much of which GPU, from the control file alone: no library, only include/vcuda.h.
+ * Prints who holds how much of which GPU and used how much of its time, from the control file alone: no library, only
+ * include/vcuda.h.
  *
  *     cc -std=c11 -Wall -I include -o read-control examples/read-control/read-control.c
  *     ./read-control [FILE]
@@ -62,6 +63,19 @@ static void print_uuid(const struct vcuda_device *device)
 	       high & 0xffff, low >> 48, low & UINT64_C(0xffffffffffff));
 }
 
+/* Prints what was used of the device's time, if that is limited or was measured. */
+static void print_time(const struct vcuda_compute *compute)
+{
+	uint64_t share_ppm = vcuda_load(&compute->share_ppm), calls = vcuda_load(&compute->work_count);
+	if (share_ppm == 0 && calls == 0)
+		return;
+	printf("  GPU time");
+	if (share_ppm != 0)
+		printf(" of %.4f %%", (double)share_ppm / 1e4);
+	printf(": %.3f s used, %" PRIu64 " calls, %.3f s held back\n", (double)vcuda_load(&compute->busy_ns) / 1e9, calls,
+	       (double)vcuda_load(&compute->throttled_ns) / 1e9);
+}
+
 static double mebibytes(uint64_t pages)
 {
 	return (double)pages * VCUDA_PAGE_BYTES / (1 << 20);
@@ -100,6 +114,7 @@ static void print_device(const struct vcuda_control *file, int descriptor, uint3
 		printf(" of %.1f MiB", mebibytes(limit / VCUDA_PAGE_BYTES));
 	printf(", peak %.1f MiB, refused %" PRIu64 " times\n", mebibytes(vcuda_load(&device->peak_pages)),
 	       vcuda_load(&device->refused_count));
+	print_time(&device->compute);
 
 	for (uint32_t slot = 0; slot < slots; slot++) {
 		const struct vcuda_slot *owner = &file->slots[slot];

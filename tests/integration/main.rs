@@ -16,6 +16,7 @@ mod memory_paths;
 mod processes;
 mod quiet;
 mod races;
+mod readers;
 mod set;
 mod top;
 mod views;

@@ -56,7 +56,9 @@ pub fn compiled(file: &str, language: Language, sources: &[PathBuf], flags: &[St
     let target = artefacts.programs.join(file);
     let _lock = lock(&artefacts.programs.join(format!("{file}.lock")));
     let mut inputs = sources.to_vec();
-    inputs.extend(files_of(&artefacts.root.join("tests/programs"), "h"));
+    inputs.extend(
+        ["tests/programs", "include"].iter().flat_map(|path| files_of(&artefacts.root.join(path), "h")),
+    );
     inputs
         .extend(sources.iter().filter_map(|source| source.parent()).flat_map(|parent| files_of(parent, "h")));
     let newest = inputs.iter().map(|path| modified(path)).max();
