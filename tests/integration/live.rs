@@ -4,7 +4,9 @@ use std::fs;
 use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
-use vcuda_tests::{Container, MIB, NOT_PERMITTED, OUT_OF_MEMORY, Run, Running, SUCCESS, World, program};
+use vcuda_tests::{
+    Container, MIB, NOT_PERMITTED, OUT_OF_MEMORY, Run, Running, SUCCESS, World, program, skip,
+};
 
 /// What is promised.
 const PROMISED: Duration = Duration::from_millis(100);
@@ -70,9 +72,14 @@ impl Obedient {
         self.ask(line).parse().expect("a number")
     }
 
-    /// Memory in all, as it is told.
+    /// Memory in all, as it is told by CUDA.
     pub fn total_mib(&mut self) -> u64 {
-        let answer = self.ask("memory");
+        self.total_of("memory")
+    }
+
+    /// Memory in all, as `line` asks for it.
+    fn total_of(&mut self, line: &str) -> u64 {
+        let answer = self.ask(line);
         answer.split_whitespace().last().and_then(|total| total.parse().ok()).expect("a total")
     }
 
@@ -84,8 +91,13 @@ impl Obedient {
     /// Waits until the program is told `mib` of memory in all, and says how long that took.
     #[track_caller]
     pub fn until_total(&mut self, mib: u64) -> Duration {
+        self.until_total_of("memory", mib)
+    }
+
+    #[track_caller]
+    fn until_total_of(&mut self, line: &str, mib: u64) -> Duration {
         let begun = Instant::now();
-        while self.total_mib() != mib {
+        while self.total_of(line) != mib {
             assert!(begun.elapsed() < Duration::from_secs(10), "the limit never became {mib} MiB");
         }
         begun.elapsed()
@@ -159,6 +171,53 @@ fn all_processes_of_a_slice_follow() {
     let noted: Vec<u64> =
         sliced.container.snapshot().processes.iter().map(|process| process.identity.limits_digest).collect();
     assert_eq!(noted, [digest; 3]);
+}
+
+#[test]
+fn monitors_follow_too() {
+    let sliced = Sliced::new(r#""memory":"1GiB""#);
+    let mut program = sliced.obedient();
+    let mut monitor = Obedient::new(sliced.run("live").arg("monitor"));
+    assert_eq!(monitor.ask("monitor"), "506 1024");
+    sliced.write(r#""memory":"2GiB""#);
+    monitor.until_total_of("monitor", 2048);
+    program.until_total_of("monitor", 2048);
+    assert_eq!(monitor.ask("monitor"), "1530 2048");
+    fs::write(&sliced.file, "{").expect("a bad file");
+    sleep(2 * PROMISED);
+    assert_eq!(monitor.ask("monitor"), "1530 2048");
+    assert_eq!(monitor.running.stop(), "", "programs that use the GPU tell of mistakes");
+}
+
+#[test]
+fn the_systems_file_is_followed() {
+    let container = Container::new().no_limit();
+    let file = container.directory().join("limits.json");
+    let control = container.control_path();
+    let text = |mib: u32| {
+        let control = control.display();
+        format!("{{\"version\":1,\"control_file\":\"{control}\",\"default\":{{\"memory\":\"{mib}MiB\"}}}}")
+    };
+    fs::write(&file, text(1000)).expect("a limits file");
+    // A directory that is mounted: what is renamed in it outside is seen inside.
+    let script = format!(
+        "mount -t tmpfs none /etc && mkdir /etc/vcuda && mount --bind '{}' /etc/vcuda && \
+         mount -o remount,ro,bind /etc/vcuda && exec \"$@\"",
+        container.directory().display()
+    );
+    let probe =
+        container.run(World::Bare, "unshare").args(["-m", "sh", "-c", &script, "sh", "true"]).finish();
+    if !probe.status.success() {
+        return skip("no mount namespace can be made here");
+    }
+    let run = container.run(World::Limited, "unshare").args(["-m", "sh", "-c", &script, "sh"]);
+    let mut program = Obedient::new(run.arg(program("live")).without("VCUDA_CONTROL_FILE"));
+    assert_eq!(program.total_mib(), 1000);
+    let other = container.directory().join("other");
+    fs::write(&other, text(2000)).expect("another file");
+    fs::rename(&other, &file).expect("a file replaced");
+    program.until_total(2000);
+    assert_eq!(program.running.stop(), "");
 }
 
 #[test]

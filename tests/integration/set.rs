@@ -194,6 +194,26 @@ fn a_file_that_is_mounted_by_itself_is_changed_from_outside() {
 }
 
 #[test]
+fn runs_that_share_a_slice_are_changed_together() {
+    let container = Container::new();
+    let control = container.control_path().display().to_string();
+    let run = |memory: &str| {
+        let run = vcuda(&container).args(["run", "--memory", memory, "--control-file", &control, "--"]);
+        Obedient::new(run.arg(program("live")))
+    };
+    let mut programs = [run("2GiB"), run("3GiB")];
+    let outcome = set(&container, &[&control, "--memory", "4GiB"]).clean();
+    let mut lines: Vec<&str> = outcome.stdout.lines().collect();
+    lines.sort();
+    let changed = |before: &str| format!("{control}: memory 4GiB of every GPU (was {before} of every GPU)");
+    assert_eq!(lines, [changed("2GiB"), changed("3GiB")]);
+    programs.iter_mut().for_each(|program| {
+        program.until_total(4096);
+    });
+    programs.into_iter().for_each(Obedient::end);
+}
+
+#[test]
 fn ps_and_set_are_quick() {
     let container = Container::new();
     let name = name("quick");

@@ -3,11 +3,13 @@
  *     take MIB     allocates and fills; "N RESULT"
  *     give         frees what was taken last; "N RESULT"
  *     memory       "N FREE_MIB TOTAL_MIB"
+ *     monitor      the same from the management library
  *     check        reads all back; "N WRONG", the pieces that are not as they were filled
  *     end
  *
- * Says "ready" first. */
+ * Says "ready" first. With the argument "monitor" it uses the management library alone. */
 #include "program.h"
+#include <nvml.h>
 
 enum { MOST_PIECES = 256 };
 
@@ -51,10 +53,19 @@ static int check(void) {
     return wrong;
 }
 
-int main(void) {
+static void monitor(int number) {
+    nvmlDevice_t managed;
+    nvmlMemory_t memory;
+    MUST(nvmlDeviceGetHandleByIndex(0, &managed));
+    MUST(nvmlDeviceGetMemoryInfo(managed, &memory));
+    printf("%d %.0f %.0f\n", number, mib(memory.free), mib(memory.total));
+}
+
+int main(int argc, char **argv) {
     char line[64];
     size_t free_now, total;
-    use_device(0);
+    MUST(nvmlInit());
+    if (argc < 2 || strcmp(argv[1], "monitor")) use_device(0);
     puts("ready");
     fflush(stdout);
     for (int number = 1; fgets(line, sizeof line, stdin); number++) {
@@ -65,6 +76,8 @@ int main(void) {
         } else if (!strcmp(line, "memory\n")) {
             MUST(cuMemGetInfo(&free_now, &total));
             printf("%d %.0f %.0f\n", number, mib(free_now), mib(total));
+        } else if (!strcmp(line, "monitor\n")) {
+            monitor(number);
         } else if (!strcmp(line, "check\n")) {
             printf("%d %d\n", number, check());
         } else {
