@@ -41,10 +41,12 @@ mod tests {
         }
     }
 
+    type Happening = Box<dyn FnMut(u64)>;
+
     /// Work is done at once, time passes in sleep, and `on_sleep` is what happens meanwhile.
     struct Sleeper {
         now_ns: Cell<u64>,
-        on_sleep: RefCell<Option<Box<dyn FnMut(u64)>>>,
+        on_sleep: RefCell<Option<Happening>>,
     }
 
     impl Machine for Sleeper {

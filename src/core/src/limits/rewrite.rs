@@ -252,8 +252,8 @@ mod tests {
                 whole
             };
             let readers = [threads.spawn(reader), threads.spawn(reader)];
-            for round in 0..20_000 {
-                rewrite(&file, texts[round % 2].as_bytes()).unwrap();
+            for text in texts.iter().cycle().take(20_000) {
+                rewrite(&file, text.as_bytes()).unwrap();
             }
             std::thread::sleep(std::time::Duration::from_millis(20));
             done.store(true, Ordering::Relaxed);
