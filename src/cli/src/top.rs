@@ -15,6 +15,7 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
+use vcuda_core::control::Control;
 use vcuda_slices::truncation;
 
 /// Between the two looks of a single frame: rates are differences.
@@ -44,6 +45,10 @@ impl Top {
         }
         // Some of the files are other people's, who may do with them what they like. Without it, we read all the same.
         let _ = truncation::survive();
+        // Later, one that is gone is an ended slice's.
+        for path in &self.control_file {
+            Control::open_existing(path)?;
+        }
         let mut state = State::new(Duration::from_secs_f64(self.interval));
         state.see(self.look()?);
         if self.once || !std::io::stdout().is_terminal() {

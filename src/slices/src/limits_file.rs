@@ -12,6 +12,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 use vcuda_core::limits::{
     LIMITS_FILE_VARIABLE, Limits, LimitsError, MAX_FILE_BYTES, SYSTEM_FILE, Source, parse_file, rewrite,
 };
@@ -114,8 +115,7 @@ impl LimitsFile {
         change: impl FnOnce(&mut Limits) -> Result<(), LimitsError>,
     ) -> Result<(Limits, Limits), LimitsFileError> {
         let file = self.open(true)?;
-        // Goes with the file. Others that rewrite it wait for that; readers don't.
-        fcntl_lock(&file, FlockOperation::LockExclusive).map_err(|error| self.io("lock", error.into()))?;
+        lock(&file);
         let before = self.parse(&file)?;
         let mut after = before.clone();
         change(&mut after)?;
@@ -161,6 +161,17 @@ impl LimitsFile {
 
     fn io(&self, action: &'static str, source: io::Error) -> LimitsFileError {
         LimitsFileError::Io { path: self.path.clone(), action, source }
+    }
+}
+
+/// Keeps others that would rewrite the file away for as long as it is open: two that change it at once would lose one of
+/// the changes. Waits for a second, in which anybody honest is done, and goes on without: whoever may only read the file can
+/// lock it as well, and must not thereby keep his limits from being changed.
+fn lock(file: &File) {
+    const LONGEST: Duration = Duration::from_secs(1);
+    let begun = Instant::now();
+    while fcntl_lock(file, FlockOperation::NonBlockingLockExclusive).is_err() && begun.elapsed() < LONGEST {
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
@@ -258,6 +269,37 @@ mod tests {
         fs::write(&path, "{").unwrap();
         assert!(matches!(file.change(|_| Ok(())), Err(LimitsFileError::Limits(_))));
         assert_eq!(text(), "{");
+    }
+
+    #[test]
+    fn a_lock_is_waited_for_and_keeps_nobody_out() {
+        let directory = limits(r#"{"version":1}"#);
+        let path = directory.path().join("job.limits.json");
+        let set = |text: &str| {
+            let change = parse_file(&path, Source::SystemFile, text.as_bytes()).unwrap();
+            LimitsFile::at(&path).change(|limits| limits.change(&change)).unwrap();
+        };
+        // POSIX locks are a process's, so others have to be processes: here one, which reads the file and locks it.
+        let script = "import fcntl, sys; f = open(sys.argv[1]); fcntl.lockf(f, fcntl.LOCK_SH); print(1, flush=True); input()";
+        let mut other = std::process::Command::new("python3")
+            .args(["-c", script])
+            .arg(&path)
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = [0; 2];
+        std::io::Read::read_exact(other.stdout.as_mut().unwrap(), &mut line).unwrap();
+        let begun = Instant::now();
+        set(r#"{"version":1,"devices":{"0":{"memory":"1GiB"}}}"#);
+        assert!(begun.elapsed() >= Duration::from_millis(900), "it waited: {:?}", begun.elapsed());
+        drop(other.stdin.take());
+        other.wait().unwrap();
+        let begun = Instant::now();
+        set(r#"{"version":1,"devices":{"1":{"memory":"2GiB"}}}"#);
+        assert!(begun.elapsed() < Duration::from_millis(500));
+        let now = LimitsFile::at(&path).read().unwrap();
+        assert_eq!(now.memory_text(), "1GiB of GPU 0, 2GiB of GPU 1");
     }
 
     #[test]
