@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 use vcuda_tests::{
@@ -171,6 +172,26 @@ fn all_processes_of_a_slice_follow() {
     let noted: Vec<u64> =
         sliced.container.snapshot().processes.iter().map(|process| process.identity.limits_digest).collect();
     assert_eq!(noted, [digest; 3]);
+}
+
+#[test]
+fn a_program_that_starts_while_the_file_is_rewritten_gets_one_of_both() {
+    let sliced = Sliced::new(r#""memory":"1GiB""#);
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        threads.spawn(|| {
+            for mib in [1024, 2048].iter().cycle().take_while(|_| !is_over.load(Ordering::Relaxed)) {
+                sliced.write(&format!("\"memory\":\"{mib}MiB\""));
+                sleep(Duration::from_millis(2));
+            }
+        });
+        let outcomes: Vec<_> = (0..40).map(|_| sliced.run("devices").finish()).collect();
+        is_over.store(true, Ordering::Relaxed);
+        for outcome in outcomes {
+            let total = outcome.clean().number("device_0_total") as u64;
+            assert!([1024 * MIB, 2048 * MIB].contains(&total), "{total}");
+        }
+    });
 }
 
 #[test]

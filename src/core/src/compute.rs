@@ -178,7 +178,8 @@ impl ComputeWords<'_> {
 
     /// This process enforces `to_ppm` from now on where it enforced `from_ppm`, all of the time being no share. Of the
     /// processes that take the same change one after the other the first restates the common debt, and the word
-    /// that shows the share tells who that is. Returns by how much the deadline has moved for this process's waits.
+    /// that shows the share tells who that is. One that dies between the two leaves the debt as it was, to be paid for in the
+    /// time it would have taken. Returns by how much the deadline has moved for this process's waits.
     pub fn change_share(&self, now_ns: u64, from_ppm: u32, to_ppm: u32) -> i64 {
         let [from, to] = [from_ppm, to_ppm].map(shown);
         match self.compute.share_ppm.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed) {

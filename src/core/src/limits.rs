@@ -39,6 +39,7 @@ pub use watch::Watch;
 use crate::share::Share;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The limits file that is found without any variable and outranks them all.
 pub const SYSTEM_FILE: &str = "/etc/vcuda/limits.json";
@@ -117,7 +118,7 @@ impl Limits {
     /// [`Limits::load`] for the calling process, with its own environment and files.
     pub fn of_this_process() -> Result<Limits, LimitsError> {
         let variable = |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
-        Limits::load(&variable, &read_file)
+        patiently(|| Limits::load(&variable, &read_file))
     }
 
     /// The limits of `overrides`, and of the variables for what those leave open. Reads no file, and leaves
@@ -184,6 +185,22 @@ impl Limits {
             cores: Vec::new(),
         }
     }
+}
+
+/// Reads limits, and reads them again for a while if they are wrong: a file that is just being [rewritten](rewrite) is no
+/// limits file for some microseconds.
+pub fn patiently<E>(read: impl Fn() -> Result<Limits, E>) -> Result<Limits, E> {
+    const READINGS: u32 = 6;
+    const PAUSE: Duration = Duration::from_millis(2);
+    let mut found = read();
+    for _ in 1..READINGS {
+        if found.is_ok() {
+            break;
+        }
+        std::thread::sleep(PAUSE);
+        found = read();
+    }
+    found
 }
 
 /// Accepts a control file path, which must mean the same file in every process whatever its directory.

@@ -59,6 +59,30 @@ fn charges_and_corrections_of_three_add_up() {
     });
 }
 
+/// A share that changes while others charge: what is restated is what was owed at one instant, and each charge is
+/// either part of that or comes after it.
+#[test]
+fn a_changed_share_restates_what_was_charged_before_and_nothing_else() {
+    check(4, || {
+        let deadline = word(BEFORE_NS);
+        let other = {
+            let deadline = Arc::clone(&deadline);
+            thread::spawn(move || work(&deadline, &[3000, -1000], LONGEST_DEBT_NS))
+        };
+        let moved_ns = Bucket::new(&deadline).restate(NOW_NS, 100_000, 200_000);
+        other.join().unwrap();
+        // Before both, between them, or after both.
+        let possible = [0, 3000, 2000].map(|charged_ns| ((SECOND_NS + charged_ns) / 2, charged_ns));
+        let found_ns = read(&deadline) - NOW_NS;
+        let is_possible = |&(rest_ns, charged_ns): &(u64, u64)| {
+            found_ns == rest_ns + 2000 - charged_ns && moved_ns == -(rest_ns as i64)
+                // The refund comes after the charge, and may be all that comes after the change.
+                || charged_ns == 3000 && found_ns == rest_ns - 1000 && moved_ns == -(rest_ns as i64)
+        };
+        assert!(possible.iter().any(|case| is_possible(case)), "{found_ns} after {moved_ns}");
+    });
+}
+
 /// Work may start when everything charged before it is paid for: no two are told the same moment, and none is left
 /// unused.
 #[test]

@@ -14,7 +14,8 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use vcuda_core::limits::{
-    LIMITS_FILE_VARIABLE, Limits, LimitsError, MAX_FILE_BYTES, SYSTEM_FILE, Source, parse_file, rewrite,
+    LIMITS_FILE_VARIABLE, Limits, LimitsError, MAX_FILE_BYTES, SYSTEM_FILE, Source, parse_file, patiently,
+    rewrite,
 };
 use vcuda_core::location::default_path_to_read;
 
@@ -94,7 +95,7 @@ impl LimitsFile {
     /// [`LimitsFileError`].
     pub fn read(&self) -> Result<Limits, LimitsFileError> {
         let file = self.open(false)?;
-        self.parse(&file)
+        patiently(|| self.parse(&file))
     }
 
     /// The user it belongs to, and its permissions.
