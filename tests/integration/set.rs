@@ -57,10 +57,7 @@ fn a_named_slice_is_changed_while_its_program_runs() {
 
     let pid = seen["processes"][0]["pid"].as_u64().expect("a process id").to_string();
     let lowered = set(&container, &[&pid, "--memory", "1GiB"]).clean();
-    assert!(
-        lowered.stdout.contains("are in use, more than 1.00 GiB: nothing more is given out"),
-        "{lowered:?}"
-    );
+    assert!(lowered.stdout.contains("in use, over 1.00 GiB: nothing more is given out"), "{lowered:?}");
     let again = set(&container, &[&name, "--memory", "1024MiB"]).clean();
     assert_eq!(again.stdout.lines().next(), Some(format!("{name}: these are its limits already").as_str()));
     program.until_total(1024);

@@ -3,7 +3,7 @@
 //! Rewrites the slice's limits file, which its programs watch; who may do that is whoever may write to the file. Never
 //! touches the programs, nor the control file, where they could write anything.
 
-use crate::size;
+use crate::{ps, size};
 use anyhow::{Result, bail};
 use clap::Args;
 use std::path::Path;
@@ -111,7 +111,7 @@ fn changes(name: &str, before: &Limits, after: &Limits) -> String {
     if changed.is_empty() { format!("{name}: these are its limits already\n") } else { changed }
 }
 
-/// What the programs that run will make of it, where that is not plain: in at most 100 columns.
+/// What the programs that run will make of it, where that is not plain.
 fn consequences(snapshot: &Snapshot, before: &Limits, after: &Limits) -> String {
     let mut text = String::new();
     let living = || snapshot.processes.iter().filter(|process| process.alive != Some(false));
@@ -143,8 +143,8 @@ fn consequences(snapshot: &Snapshot, before: &Limits, after: &Limits) -> String 
     for device in &snapshot.devices {
         if let Some(limit_bytes) = memory_of(device, after).filter(|limit| device.used_bytes > *limit) {
             text.push_str(&format!(
-                "  {}: {} are in use, more than {}: nothing more is given out until enough is given back\n",
-                device.uuid,
+                "  {}: {} in use, over {}: nothing more is given out until enough is given back\n",
+                ps::text::short_name(device),
                 size::text(device.used_bytes),
                 size::text(limit_bytes)
             ));

@@ -53,7 +53,8 @@ fn slice(snapshot: &Snapshot, own_namespace: u64) -> String {
 
 /// The processes that have to do with a device, under a heading.
 pub fn holders(snapshot: &Snapshot, device: &DeviceView, own_namespace: u64) -> String {
-    let mut text = heading(device);
+    let is_held = living(snapshot).any(|process| holding(process, device).is_some());
+    let mut text = if is_held { heading(device) } else { String::new() };
     for process in living(snapshot) {
         if let Some(held) = holding(process, device) {
             text.push_str(&row(process, held, device, own_namespace));
@@ -118,11 +119,14 @@ fn process_id(process: &ProcessView, own_namespace: u64) -> String {
 /// As much of the UUID as tells the device from the others, which other tools take for it as well. All of it
 /// needs a line of its own.
 fn name_of(device: &DeviceView, all: &[&DeviceView]) -> String {
-    const SHORT: usize = "GPU-".len() + 8;
-    let full = device.uuid.to_string();
-    let start = full.get(..SHORT).unwrap_or(&full);
-    let is_shared = all.iter().filter(|other| other.uuid.to_string().starts_with(start)).count() > 1;
-    if is_shared { format!("{full}\n   ") } else { start.to_owned() }
+    let short = short_name(device);
+    let is_shared = all.iter().filter(|other| short_name(other) == short).count() > 1;
+    if is_shared { format!("{}\n   ", device.uuid) } else { short }
+}
+
+/// The start of the UUID.
+pub fn short_name(device: &DeviceView) -> String {
+    device.uuid.to_string().chars().take("GPU-".len() + 8).collect()
 }
 
 /// `982 MiB of 4.00 GiB (23 %), peak 2.10 GiB, 3 refused`.
