@@ -3,6 +3,7 @@
 //! Looks and nothing else: it changes no limit and ends no program. Must leave the terminal as it found it, however it
 //! ends.
 
+mod rows;
 mod screen;
 mod state;
 mod text;
@@ -10,7 +11,8 @@ mod view;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use state::{Look, State};
+use rows::Look;
+use state::State;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;

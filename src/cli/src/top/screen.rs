@@ -3,7 +3,8 @@
 //! Whatever ends the program gives the terminal back first: a key, an error, a panic, or one of the signals that ask a
 //! program to end. What can't be caught can't be answered: after SIGKILL, `reset` helps.
 
-use super::state::{Look, State};
+use super::rows::Look;
+use super::state::State;
 use super::view::{self, Palette};
 use anyhow::{Context, Result};
 use ratatui::DefaultTerminal;

@@ -1,56 +1,16 @@
 //! What `vcuda top` knows: the last look and what came before it, and what the user wants to see of it.
 //!
-//! Owns the arithmetic from counters to rates. Knows no terminal.
+//! Knows no terminal.
 
-use crate::ps::{living, recent_busy_ratio};
-use anyhow::Result;
+use super::rows::{self, GpuRow, Look, ProcessRow, SliceRow};
+use crate::ps::living;
 use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use vcuda_core::compute::monotonic_ns;
-use vcuda_core::control::Control;
-use vcuda_core::device::Uuid;
-use vcuda_core::error::ControlErrorKind;
-use vcuda_core::identity::pid_namespace_of_this_process;
-use vcuda_core::share::Share;
-use vcuda_core::snapshot::{DeviceView, HoldingView, ProcessView, Snapshot};
 
 /// Looks that are remembered: more than any terminal has columns for.
 const REMEMBERED: usize = 240;
-
-/// One look at all slices.
-pub struct Look {
-    /// On the monotonic clock.
-    pub at_ns: u64,
-    /// All slices with a living process.
-    pub slices: Vec<Snapshot>,
-}
-
-impl Look {
-    /// Looks at `named` files, which must exist, and at all others that can be found.
-    pub fn take(named: &[PathBuf]) -> Result<Look> {
-        let mut slices = Vec::new();
-        for path in vcuda_slices::find(named) {
-            let control = match Control::open_existing(&path) {
-                Ok(control) => control,
-                Err(error) if named.contains(&path) && !matches!(error.kind(), ControlErrorKind::Missing) => {
-                    return Err(error.into());
-                }
-                // It may have gone since it was listed, or may hold something else.
-                Err(_) => continue,
-            };
-            // What dead processes left; a file that may only be read is cleaned by others.
-            let _ = control.reap();
-            // Lost between two looks, it is gone at the next.
-            let Ok(snapshot) = control.snapshot() else { continue };
-            if living(&snapshot).next().is_some() {
-                slices.push(snapshot);
-            }
-        }
-        Ok(Look { at_ns: monotonic_ns(), slices })
-    }
-}
 
 /// What rows are sorted by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,60 +41,6 @@ impl Sort {
             Sort::Name => "name",
         }
     }
-}
-
-/// One slice on one GPU.
-#[derive(Clone, Debug)]
-pub struct SliceRow {
-    pub name: String,
-    pub path: PathBuf,
-    pub device: Uuid,
-    pub used_bytes: u64,
-    pub limit_bytes: Option<u64>,
-    pub refused_count: u64,
-    /// Part of the GPU's time, 0 to 1.
-    pub busy_ratio: f64,
-    pub share: Option<Share>,
-    /// Seconds that calls were held back in a second, summed over threads.
-    pub throttled_ratio: f64,
-    pub processes: Vec<ProcessRow>,
-}
-
-impl SliceRow {
-    /// Of what it may use, 0 to 1; of the GPU where it has no limit.
-    pub fn memory_ratio(&self, physical_bytes: u64) -> f64 {
-        let most = self.limit_bytes.unwrap_or(physical_bytes);
-        if most == 0 { 0.0 } else { self.used_bytes as f64 / most as f64 }
-    }
-
-    /// Of its share, 0 to 1; of the GPU where it has none.
-    pub fn share_ratio(&self) -> f64 {
-        let share = self.share.map_or(1.0, |share| f64::from(share.ppm()) / 1e6);
-        self.busy_ratio / share
-    }
-}
-
-/// One process of a slice on one GPU.
-#[derive(Clone, Debug)]
-pub struct ProcessRow {
-    pub pid: u32,
-    /// The id means nothing here.
-    pub is_elsewhere: bool,
-    pub name: String,
-    pub used_bytes: u64,
-    pub busy_ratio: f64,
-    pub throttled_ratio: f64,
-    pub calls_per_second: f64,
-}
-
-/// One GPU, of which only what slices have is known.
-#[derive(Clone, Debug, PartialEq)]
-pub struct GpuRow {
-    pub uuid: Uuid,
-    pub physical_bytes: u64,
-    pub used_bytes: u64,
-    pub busy_ratio: f64,
-    pub slice_count: usize,
 }
 
 /// The last looks at one slice on one GPU, oldest first.
@@ -185,21 +91,11 @@ impl State {
 
     /// Takes in another look.
     pub fn see(&mut self, look: Look) {
-        let own_namespace = pid_namespace_of_this_process();
-        self.rows.clear();
-        for snapshot in &look.slices {
-            let before = self.last.as_ref().and_then(|last| Before::of(last, snapshot, look.at_ns));
-            for device in &snapshot.devices {
-                let has_part = living(snapshot).any(|process| holding(process, device).is_some());
-                if has_part || device.used_bytes > 0 {
-                    self.rows.push(row(snapshot, device, before.as_ref(), own_namespace));
-                }
-            }
-        }
-        self.gpus = gpus(&look, &self.rows);
+        self.rows = rows::of(&look, self.last.as_ref());
+        self.gpus = rows::gpus(&look, &self.rows);
         let mut seen = HashSet::new();
         for row in &self.rows {
-            let physical_bytes = physical_bytes(&self.gpus, row.device);
+            let physical_bytes = rows::physical_bytes(&self.gpus, row.device);
             let key = (row.path.clone(), row.device.bytes());
             let history = self.histories.entry(key.clone()).or_default();
             remember(&mut history.memory, row.memory_ratio(physical_bytes));
@@ -222,7 +118,7 @@ impl State {
 
     /// Memory of a row's GPU, 0 while unknown.
     pub fn physical_bytes(&self, row: &SliceRow) -> u64 {
-        physical_bytes(&self.gpus, row.device)
+        rows::physical_bytes(&self.gpus, row.device)
     }
 
     /// How many slices and processes there are, whatever is shown.
@@ -263,120 +159,6 @@ impl State {
     }
 }
 
-/// A slice as it was at the look before.
-struct Before<'a> {
-    snapshot: &'a Snapshot,
-    passed_ns: u64,
-}
-
-impl<'a> Before<'a> {
-    fn of(last: &'a Look, snapshot: &Snapshot, now_ns: u64) -> Option<Before<'a>> {
-        // A file that was made anew counts anew.
-        let is_same = |other: &&Snapshot| {
-            other.path == snapshot.path && other.created_unix_ns == snapshot.created_unix_ns
-        };
-        let passed_ns = now_ns.saturating_sub(last.at_ns);
-        let snapshot = last.slices.iter().find(is_same)?;
-        (passed_ns > 0).then_some(Before { snapshot, passed_ns })
-    }
-
-    fn device(&self, uuid: Uuid) -> Option<&'a DeviceView> {
-        self.snapshot.devices.iter().find(|device| device.uuid == uuid)
-    }
-
-    fn holding(&self, process: &ProcessView, device: &DeviceView) -> Option<&'a HoldingView> {
-        let is_same = |other: &&ProcessView| {
-            other.slot == process.slot && other.identity.started_unix_ns == process.identity.started_unix_ns
-        };
-        holding(self.snapshot.processes.iter().find(is_same)?, device)
-    }
-
-    /// What a counter grew by in a second.
-    fn rate(&self, before: u64, now: u64) -> f64 {
-        now.saturating_sub(before) as f64 / self.passed_ns as f64
-    }
-}
-
-fn holding<'a>(process: &'a ProcessView, device: &DeviceView) -> Option<&'a HoldingView> {
-    process.devices.iter().find(|view| view.device == device.index)
-}
-
-fn row(snapshot: &Snapshot, device: &DeviceView, before: Option<&Before>, own_namespace: u64) -> SliceRow {
-    let earlier = before.and_then(|before| Some((before, before.device(device.uuid)?)));
-    let compute = &device.compute;
-    let (busy_ratio, throttled_ratio) = match earlier {
-        Some((before, earlier)) => (
-            before.rate(earlier.compute.busy_ns, compute.busy_ns),
-            before.rate(earlier.compute.throttled_ns, compute.throttled_ns),
-        ),
-        None => (recent_busy_ratio(compute), 0.0),
-    };
-    let process = |process: &ProcessView| {
-        let held = holding(process, device)?;
-        let earlier = before.and_then(|before| Some((before, before.holding(process, device)?)));
-        let rates = earlier.map(|(before, earlier)| {
-            let calls = before.rate(earlier.work_count, held.work_count) * 1e9;
-            (
-                before.rate(earlier.busy_ns, held.busy_ns),
-                before.rate(earlier.throttled_ns, held.throttled_ns),
-                calls,
-            )
-        });
-        let (busy_ratio, throttled_ratio, calls_per_second) = rates.unwrap_or_default();
-        let namespace = process.identity.pid_namespace;
-        Some(ProcessRow {
-            pid: process.identity.pid,
-            is_elsewhere: namespace != 0 && namespace != own_namespace,
-            name: process.identity.name.clone(),
-            used_bytes: held.used_bytes,
-            busy_ratio,
-            throttled_ratio,
-            calls_per_second,
-        })
-    };
-    SliceRow {
-        name: vcuda_slices::shown_name(&snapshot.path),
-        path: snapshot.path.clone(),
-        device: device.uuid,
-        used_bytes: device.used_bytes,
-        limit_bytes: device.limit_bytes,
-        refused_count: device.refused_count,
-        busy_ratio,
-        share: compute.share_ppm.and_then(Share::from_ppm),
-        throttled_ratio,
-        processes: living(snapshot).filter_map(process).collect(),
-    }
-}
-
-fn gpus(look: &Look, rows: &[SliceRow]) -> Vec<GpuRow> {
-    let mut gpus: Vec<GpuRow> = Vec::new();
-    for row in rows {
-        let position = gpus.iter().position(|gpu| gpu.uuid == row.device).unwrap_or_else(|| {
-            let views = look.slices.iter().flat_map(|snapshot| &snapshot.devices);
-            let physical =
-                views.filter(|device| device.uuid == row.device).map(|device| device.physical_bytes);
-            gpus.push(GpuRow {
-                uuid: row.device,
-                physical_bytes: physical.max().unwrap_or(0),
-                used_bytes: 0,
-                busy_ratio: 0.0,
-                slice_count: 0,
-            });
-            gpus.len() - 1
-        });
-        let gpu = &mut gpus[position];
-        gpu.used_bytes += row.used_bytes;
-        gpu.busy_ratio += row.busy_ratio;
-        gpu.slice_count += 1;
-    }
-    gpus.sort_by_key(|gpu| gpu.uuid.bytes());
-    gpus
-}
-
-fn physical_bytes(gpus: &[GpuRow], device: Uuid) -> u64 {
-    gpus.iter().find(|gpu| gpu.uuid == device).map_or(0, |gpu| gpu.physical_bytes)
-}
-
 fn remember(values: &mut VecDeque<f64>, value: f64) {
     if values.len() == REMEMBERED {
         values.pop_front();
@@ -400,9 +182,9 @@ fn filtered(row: &SliceRow, wanted: &str) -> Option<SliceRow> {
 #[cfg(test)]
 pub mod tests {
     use super::*;
-    use vcuda_core::device::DeviceIndex;
+    use vcuda_core::device::{DeviceIndex, Uuid};
     use vcuda_core::identity::Identity;
-    use vcuda_core::snapshot::ComputeView;
+    use vcuda_core::snapshot::{ComputeView, DeviceView, HoldingView, ProcessView, Snapshot};
 
     const GIB: u64 = 1 << 30;
     const SECOND_NS: u64 = 1_000_000_000;

@@ -3,7 +3,8 @@
 //! Owns every word, bar and colour. Knows no terminal: the same lines are drawn on one, printed as text and compared in
 //! tests.
 
-use super::state::{GpuRow, ProcessRow, SliceRow, State};
+use super::rows::{GpuRow, ProcessRow, SliceRow};
+use super::state::State;
 use crate::ps::text::cut;
 use crate::size;
 use ratatui::style::{Color, Modifier, Style};
