@@ -211,6 +211,22 @@ fn runs_that_share_a_slice_are_changed_together() {
 }
 
 #[test]
+fn a_run_whose_limits_are_in_the_users_file_is_changed_there() {
+    let container = Container::new();
+    let file = container.directory().join("mine.json");
+    fs::write(&file, r#"{"version":1,"default":{"memory":"1GiB"}}"#).expect("a limits file");
+    let name = name("mine");
+    let run = vcuda(&container).args(["run", "--name", &name, "--limits-file"]).arg(&file).arg("--");
+    let mut program = Obedient::new(run.arg(program("live")));
+    set(&container, &[&name, "--memory", "2GiB"]).clean();
+    program.until_total(2048);
+    assert!(fs::read_to_string(&file).expect("the limits file").contains("2GiB"));
+    assert_eq!(inspect(&container, &name)["limits_files"][0]["path"], file.display().to_string());
+    program.end();
+    assert!(file.exists(), "it is not the run's to remove");
+}
+
+#[test]
 fn ps_and_set_are_quick() {
     let container = Container::new();
     let name = name("quick");

@@ -187,7 +187,7 @@ impl Limits {
     }
 }
 
-/// Reads limits, and reads them again for a while if they are wrong: a file that is just being [rewritten](rewrite) is no
+/// Reads limits, and reads them again for a while if they are wrong: a file that is just being [rewritten](fn@rewrite) is no
 /// limits file for some microseconds.
 pub fn patiently<E>(read: impl Fn() -> Result<Limits, E>) -> Result<Limits, E> {
     const READINGS: u32 = 6;

@@ -40,7 +40,7 @@ pub fn find(named: &[PathBuf]) -> Vec<PathBuf> {
 }
 
 /// All that is in the default directories of the users who let us look, in order.
-pub(crate) fn user_files() -> Vec<PathBuf> {
+fn user_files() -> Vec<PathBuf> {
     let mut found = Vec::new();
     for parent in USER_DIRECTORY_PARENTS {
         let directories = children(Path::new(parent))
@@ -50,6 +50,17 @@ pub(crate) fn user_files() -> Vec<PathBuf> {
         below.sort();
         found.extend(below);
     }
+    found
+}
+
+/// All that is in the default directories of one user, in order and within reason.
+pub(crate) fn files_of_user(user: u32) -> Vec<PathBuf> {
+    const MOST: usize = 4096;
+    let directories =
+        USER_DIRECTORY_PARENTS.map(|parent| Path::new(parent).join(format!("{DIRECTORY_PREFIX}{user}")));
+    let mut found: Vec<PathBuf> =
+        directories.iter().flat_map(|directory| children(directory).take(MOST)).collect();
+    found.sort();
     found
 }
 

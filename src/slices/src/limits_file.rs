@@ -5,6 +5,7 @@
 //! limits. For the same reason a link, which is how a run says that its limits are in a file of its user's choice, is
 //! followed to files of the link's owner only.
 
+use crate::find::files_of_user;
 use rustix::fs::{FlockOperation, fcntl_lock};
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -95,7 +96,7 @@ impl LimitsFile {
     /// [`LimitsFileError`].
     pub fn read(&self) -> Result<Limits, LimitsFileError> {
         let file = self.open(false)?;
-        patiently(|| self.parse(&file))
+        if is_fresh(&file) { patiently(|| self.parse(&file)) } else { self.parse(&file) }
     }
 
     /// The user it belongs to, and its permissions.
@@ -165,6 +166,15 @@ impl LimitsFile {
     }
 }
 
+/// Whether somebody may be writing the file just now. Of files that have long been wrong there may be many, made by
+/// somebody who wishes their readers ill.
+fn is_fresh(file: &File) -> bool {
+    const LONGEST: Duration = Duration::from_secs(1);
+    let changed = file.metadata().and_then(|metadata| metadata.modified());
+    // In the future is as good as now.
+    changed.is_ok_and(|changed| changed.elapsed().map_or(true, |age| age < LONGEST))
+}
+
 /// Keeps others that would rewrite the file away for as long as it is open: two that change it at once would lose one of
 /// the changes. Waits for a second, in which anybody honest is done, and goes on without: whoever may only read the file can
 /// lock it as well, and must not thereby keep his limits from being changed.
@@ -176,14 +186,17 @@ fn lock(file: &File) {
     }
 }
 
-/// The limits files that the programs of a slice go by: the one beside its control file, those of other runs that share
-/// it, the system's, and the one that this process is told of.
+/// The limits files that the programs of a slice go by: the one beside its control file, those of other runs of its owner
+/// or of this user that share it, the system's, and the one that this process is told of.
 pub fn of_slice(control_file: &Path) -> Vec<LimitsFile> {
     let mut beside = control_file.as_os_str().to_owned();
     beside.push(LIMITS_SUFFIX);
     let mut found: Vec<LimitsFile> = follow(Path::new(&beside)).into_iter().collect();
-    let mut others: Vec<PathBuf> = crate::find::user_files()
+    let owner = fs::symlink_metadata(control_file).map(|metadata| metadata.uid());
+    let users: HashSet<u32> = owner.into_iter().chain([rustix::process::geteuid().as_raw()]).collect();
+    let mut others: Vec<PathBuf> = users
         .into_iter()
+        .flat_map(files_of_user)
         .filter(|path| path.file_name().is_some_and(is_limits_file) && path.as_os_str() != beside)
         .collect();
     others.extend(std::env::var_os(LIMITS_FILE_VARIABLE).map(PathBuf::from));
