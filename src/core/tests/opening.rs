@@ -119,8 +119,11 @@ fn files_of_another_make_are_refused() {
         writable(&path).write_all_at(bytes, offset as u64).unwrap();
         refused(&path, remedy)
     };
-    let error =
-        expect(offset_of!(Header, version), &[7, 0, 0, 0], "version 7, this library speaks 2: remove it");
+    let error = expect(
+        offset_of!(Header, version),
+        &[7, 0, 0, 0],
+        &format!("version 7, this library speaks {}", abi::VERSION),
+    );
     assert!(matches!(error.kind(), Kind::WrongVersion { found: 7 }));
     assert!(matches!(expect(offset_of!(Header, ready), &[0], "remove it").kind(), Kind::NotReady));
     assert!(matches!(expect(offset_of!(Header, generation), &[0; 8], "remove it").kind(), Kind::WrongLayout));
