@@ -5,7 +5,6 @@
 
 use crate::machine::Machine;
 use crate::meter::{Meter, Shared};
-use std::sync::atomic::Ordering;
 
 impl<M: Machine, W: Shared> Meter<M, W>
 where
@@ -17,7 +16,7 @@ where
         let before_ppm = self.share_ppm();
         self.set_share_ppm(share_ppm);
         let moved_ns = self.shared.words().change_share(machine.now_ns(), before_ppm, share_ppm);
-        self.moved_ns.fetch_add(moved_ns.min(0), Ordering::Relaxed);
+        self.note_moved(moved_ns.min(0));
     }
 }
 
@@ -29,6 +28,7 @@ mod tests {
     use crate::cost::Unit;
     use crate::machine::Progress;
     use std::cell::{Cell, RefCell};
+    use std::sync::atomic::Ordering;
     use vcuda_core::compute::{ComputeWords, PrivateWords};
 
     const MS: u64 = 1_000_000;
