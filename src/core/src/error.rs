@@ -164,6 +164,16 @@ impl ControlError {
         &self.path
     }
 
+    /// What became of a file that was in use.
+    pub fn lost(path: &Path, lost: Lost) -> Self {
+        Self::new(path, ControlErrorKind::Lost(lost))
+    }
+
+    /// The same about the file as people know it, where it was opened by another path.
+    pub fn at(self, path: &Path) -> Self {
+        Self { path: path.to_owned(), ..self }
+    }
+
     /// Which case it is.
     pub fn kind(&self) -> &ControlErrorKind {
         &self.kind

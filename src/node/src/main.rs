@@ -1,0 +1,81 @@
+//! `vcuda-node`: starts the jobs, serves what they find, and ends on SIGTERM.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tracing::{info, warn};
+use vcuda_node::exposition::{Exposition, Sources};
+use vcuda_node::jobs::Jobs;
+use vcuda_node::options::Options;
+use vcuda_node::watch::Watcher;
+use vcuda_node::{devices, serve};
+
+/// How long jobs may take to end.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::from(options.log))
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_target(false)
+        .init();
+    match run(options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("vcuda-node: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: Options) -> anyhow::Result<()> {
+    vcuda_slices::truncation::survive().context("can't handle bus errors (SIGBUS)")?;
+    // Two: what keeps one busy leaves the other. Looks at files and at the driver have threads of their own.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let result = runtime.block_on(serve_until_told_to_end(options));
+    // A look that hangs in a system call can't be ended, and isn't waited for.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    result
+}
+
+async fn serve_until_told_to_end(options: Options) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let listener = serve::listen(options.listen).await?;
+    let address = listener.local_addr()?;
+
+    let mut jobs = Jobs::default();
+    let (readings_sender, readings) = watch::channel(Arc::default());
+    let (devices_sender, devices) = watch::channel(Arc::default());
+    let watcher = Arc::new(Mutex::new(Watcher::new(&options)));
+    let every = options.interval;
+    jobs.start("slices", every * 10 + Duration::from_secs(10), move |pulse| {
+        vcuda_node::watch::run(Arc::clone(&watcher), every, readings_sender.clone(), pulse)
+    });
+    jobs.start("devices", devices::PATIENCE, move |pulse| devices::run(devices_sender.clone(), pulse));
+
+    let exposition = Arc::new(Exposition::new(Sources { readings, devices, health: jobs.health() }));
+    let server = tokio::spawn(serve::run(listener, exposition, jobs.health(), jobs.shutdown()));
+    info!("serving http://{address}/metrics");
+    if !address.ip().is_loopback() {
+        warn!("everybody who reaches {address} can see all slices; without --listen only this machine can");
+    }
+
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    info!("ending");
+    if !jobs.end(FAREWELL).await {
+        warn!("a job did not end in {} s; leaving it", FAREWELL.as_secs());
+    }
+    server.await.context("the server")
+}
