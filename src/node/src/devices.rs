@@ -129,16 +129,8 @@ impl Library {
 fn ask_one(library: &Nvml, index: u32) -> Result<(String, Device), NvmlError> {
     let device = library.device_by_index(index)?;
     let uuid = device.uuid()?;
-    // Not all GPUs tell all of it; what means that one is lost is no such answer.
-    let known = |error: NvmlError| match error {
-        NvmlError::GpuLost | NvmlError::Unknown => Err(error),
-        _ => Ok(None),
-    };
-    let memory = device.memory_info().map(Some).or_else(known)?;
-    let utilization = device.utilization_rates().map(Some).or_else(|error| match error {
-        NvmlError::GpuLost | NvmlError::Unknown => Err(error),
-        _ => Ok(None),
-    })?;
+    let memory = unless_lost(device.memory_info())?;
+    let utilization = unless_lost(device.utilization_rates())?;
     let device = Device {
         total_bytes: memory.as_ref().map(|memory| memory.total),
         used_bytes: memory.as_ref().map(|memory| memory.used),
@@ -146,4 +138,12 @@ fn ask_one(library: &Nvml, index: u32) -> Result<(String, Device), NvmlError> {
         is_healthy: true,
     };
     Ok((uuid, device))
+}
+
+/// Not all GPUs tell all of it. What means that a GPU is lost is no such answer.
+fn unless_lost<T>(answer: Result<T, NvmlError>) -> Result<Option<T>, NvmlError> {
+    match answer {
+        Err(error @ (NvmlError::GpuLost | NvmlError::Unknown)) => Err(error),
+        answer => Ok(answer.ok()),
+    }
 }

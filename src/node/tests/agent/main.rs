@@ -4,4 +4,5 @@ mod hostile;
 mod process;
 mod slices;
 mod text;
+mod unit;
 mod world;

@@ -2,12 +2,15 @@
 
 use crate::text::Metrics;
 use crate::world::World;
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::path::Path;
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::{Duration, Instant};
 
-struct Agent {
+/// An agent that looks at a world, and is killed in the end.
+pub struct Agent {
     child: Child,
     stderr: BufReader<ChildStderr>,
     address: String,
@@ -15,7 +18,14 @@ struct Agent {
 
 impl Agent {
     fn start(world: &World, more: &[&str]) -> Agent {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_vcuda-node"))
+        Agent::start_as(&[], Path::new(env!("CARGO_BIN_EXE_vcuda-node")), world, more)
+    }
+
+    /// Starts `binary` by a command that takes it and its arguments, if there is one.
+    pub fn start_as(by: &[String], binary: &Path, world: &World, more: &[&str]) -> Agent {
+        let mut words = by.iter().map(OsStr::new).chain([binary.as_os_str()]);
+        let mut child = Command::new(words.next().unwrap())
+            .args(words)
             .args(["--listen", "127.0.0.1:0", "--interval", "100ms"])
             .args(world.arguments())
             .args(more)
@@ -50,7 +60,7 @@ impl Agent {
     }
 
     /// Metrics for which `is_so`, within the time that a loaded machine may take.
-    fn metrics_when(&self, is_so: impl Fn(&Metrics) -> bool) -> Metrics {
+    pub fn metrics_when(&self, is_so: impl Fn(&Metrics) -> bool) -> Metrics {
         let start = Instant::now();
         loop {
             let (head, body) = self.get("/metrics");
