@@ -9,23 +9,32 @@ import sys
 import tempfile
 import time
 import urllib.request
+from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 120
+MIB = 1 << 20
 
 
-def build():
-    """What tenants need, built for debugging; the directory of the simulated driver."""
-    packages = ["vcuda-shim", "vcuda-cli", "vcuda-node"]
-    subprocess.run(["cargo", "build", "--quiet", *(f"--package={name}" for name in packages)], cwd=ROOT, check=True)
-    driver = subprocess.run([ROOT / "scripts/fake-driver"], check=True, capture_output=True, text=True)
-    return Path(driver.stdout.strip())
+@dataclass
+class Tenant:
+    """A slice and the program in it, see tests/programs/tenant.c."""
+
+    memory: str
+    cores: str
+    held_mib: int
+    kernel_us: int
+    pause_ms: int
+    wanted_mib: int
+    gpu: int = 0
+    labels: dict = field(default_factory=dict)
 
 
 class Machine:
-    def __init__(self, gpus="2xH100"):
-        self.gpus = gpus
+    def __init__(self, gpus, build_first=True):
+        self.gpus, self.build_first = gpus, build_first
+        self.tenants, self.running = {}, {}
 
     def __enter__(self):
         self.directory = tempfile.TemporaryDirectory(prefix="vcuda-node-")
@@ -33,50 +42,64 @@ class Machine:
         self.shares = self.path / "shares"
         self.shares.mkdir()
         (self.path / "users").mkdir()
-        self.driver = build()
+        driver = self.build() if self.build_first else ROOT / "target/fake-driver/debug"
         self.program = self.path / "tenant"
         source = ROOT / "tests/programs/tenant.c"
-        subprocess.run(["cc", "-O2", "-o", self.program, source, f"-L{self.driver}", "-lcuda"], check=True)
+        subprocess.run(["cc", "-O2", "-o", self.program, source, f"-L{driver}", "-lcuda"], check=True)
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("LD_", "VCUDA_", "CUDA_"))}
         self.environment = clean | {
-            "LD_LIBRARY_PATH": str(self.driver),
+            "LD_LIBRARY_PATH": str(driver),
             "VCUDA_FAKE_GPUS": self.gpus,
             "VCUDA_FAKE_STATE": str(self.path / "state"),
         }
-        self.tenants = {}
         return self
 
     def __exit__(self, *_):
-        for name in list(self.tenants):
-            self.kill_tenant(name)
+        for share in list(self.running):
+            self.kill_tenant(share)
         self.directory.cleanup()
 
-    def start_tenant(self, share, labels, *, memory, cores, held_mib, kernel_us, pause_ms, wanted_mib, gpu=0):
-        """Starts a tenant in the slice of `share`, which is made if there is none."""
-        slice_directory = self.shares / share
-        if not slice_directory.exists():
-            slice_directory.mkdir()
-            (slice_directory / "share.json").write_text(json.dumps(labels))
-        command = [ROOT / "target/debug/vcuda", "run", "--memory", memory, "--cores", cores,
-                   "--control-file", slice_directory / "control", "--",
-                   self.program, *map(str, (held_mib, kernel_us, pause_ms, wanted_mib))]
+    @staticmethod
+    def build():
+        """Builds what tenants need, for debugging; the directory of the simulated driver."""
+        packages = [f"--package={name}" for name in ("vcuda-shim", "vcuda-cli", "vcuda-node")]
+        subprocess.run(["cargo", "build", "--quiet", *packages], cwd=ROOT, check=True)
+        driver = subprocess.run([ROOT / "scripts/fake-driver"], check=True, stdout=subprocess.PIPE, text=True)
+        return Path(driver.stdout.strip())
+
+    def add_tenant(self, share, tenant):
+        """Makes the tenant's slice, with the labels it was granted with, and starts it."""
+        self.tenants[share] = tenant
+        (self.shares / share).mkdir()
+        (self.shares / share / "share.json").write_text(json.dumps(tenant.labels))
+        self.start_tenant(share)
+
+    def start_tenant(self, share):
+        tenant = self.tenants[share]
+        numbers = (tenant.held_mib, tenant.kernel_us, tenant.pause_ms, tenant.wanted_mib)
+        command = [ROOT / "target/debug/vcuda", "run", "--memory", tenant.memory, "--cores", tenant.cores,
+                   "--control-file", self.shares / share / "control", "--", self.program, *map(str, numbers)]
         # In a group of its own, so that nothing of it is left.
-        self.tenants[share] = subprocess.Popen(
-            command, env=self.environment | {"CUDA_VISIBLE_DEVICES": str(gpu)}, stdout=subprocess.PIPE, text=True,
-            start_new_session=True)
+        self.running[share] = subprocess.Popen(
+            command, env=self.environment | {"CUDA_VISIBLE_DEVICES": str(tenant.gpu)}, stdout=subprocess.PIPE,
+            text=True, start_new_session=True)
 
     def wait_for_tenants(self):
-        for share, process in self.tenants.items():
+        """Waits until those that were started hold what they hold."""
+        for share, process in self.running.items():
+            if process.stdout.closed:
+                continue
             if process.stdout.readline() != "holding\n":
                 sys.exit(f"the tenant of {share} ended with {process.wait()}")
+            process.stdout.close()
 
     def kill_tenant(self, share):
-        process = self.tenants.pop(share)
+        process = self.running.pop(share)
         os.killpg(process.pid, 9)
         process.wait()
         process.stdout.close()
 
-    def agent(self, binary=ROOT / "target/debug/vcuda-node", *options):
+    def agent(self, *options, binary=ROOT / "target/debug/vcuda-node"):
         return Agent(self, binary, options)
 
 
@@ -112,3 +135,18 @@ class Agent:
             if time.monotonic() > deadline:
                 sys.exit(f"the agent never said {line!r}; it says:\n{text}")
             time.sleep(0.1)
+
+
+def populate(machine):
+    """Four tenants on two GPUs, of which one always wants more time and one more memory, and a damaged slice."""
+
+    def labels(namespace, pod):
+        return {"namespace": namespace, "pod": pod, "container": "main"}
+
+    machine.add_tenant("train-0", Tenant("24GiB", "50", 20480, 20000, 0, 0, 0, labels("vision", "train-0")))
+    machine.add_tenant("train-1", Tenant("16GiB", "25", 9216, 5000, 25, 0, 0, labels("vision", "train-1")))
+    machine.add_tenant("serve-0", Tenant("40GiB", "60", 30720, 3000, 10, 20480, 1, labels("language", "serve-0")))
+    machine.add_tenant("notebook", Tenant("12GiB", "20", 4096, 40000, 1500, 0, 1, labels("language", "notebook")))
+    (machine.shares / "damaged").mkdir()
+    (machine.shares / "damaged/control").write_text("no control file")
+    machine.wait_for_tenants()

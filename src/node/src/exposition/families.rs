@@ -308,7 +308,7 @@ impl Collector for Sources {
         DIRECTORY.encode(encoder, directories)?;
         let jobs = self.health.jobs();
         for family in &JOB {
-            family.encode(encoder, jobs.iter().map(|it| ([("job", it.name)], it)))?;
+            family.encode(encoder, jobs.iter().map(|it| ([("task", it.name)], it)))?;
         }
         Ok(())
     }

@@ -101,7 +101,7 @@ fn it_answers_what_it_is_asked_and_nothing_else() {
     let agent = Agent::start(&world, &[]);
     let metrics = agent.metrics_when(|metrics| metrics.find("vcuda_node_slices", &[]) == Some(1.0));
     assert_eq!(metrics.get("vcuda_build_info", &["version=\""]), 1.0);
-    assert_eq!(metrics.get("vcuda_node_job_healthy", &["job=\"slices\""]), 1.0);
+    assert_eq!(metrics.get("vcuda_node_job_healthy", &["task=\"slices\""]), 1.0);
 
     let (head, body) = agent.get("/metrics");
     assert!(head.contains("content-type: text/plain; version=0.0.4"), "{head}");
