@@ -26,6 +26,8 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .with_ansi(false)
         .with_target(false)
+        // Where nobody reads the log any more, that is no reason to end.
+        .log_internal_errors(false)
         .init();
     match run(options) {
         Ok(()) => ExitCode::SUCCESS,
