@@ -31,6 +31,9 @@ use vcuda_slices::{Sight, remove_ended};
 /// databases with devices he made up.
 const MOST_DEVICES: usize = 32;
 
+/// Lines of log about one look, of each sort: people can spoil many files, and in turns.
+const MOST_TOLD: usize = 20;
+
 /// The job: looks every `interval` and publishes what it found.
 pub async fn run(
     watcher: Arc<Mutex<Watcher>>,
@@ -129,12 +132,18 @@ impl Watcher {
 
     /// Logs what is wrong now and was not before, and the other way round.
     fn tell(&mut self, wrong: BTreeMap<PathBuf, String>) {
-        for (path, what) in &wrong {
-            if self.told.get(path) != Some(what) {
-                warn!("{what}");
-            }
+        let news: Vec<&String> = wrong
+            .iter()
+            .filter(|(path, what)| self.told.get(*path) != Some(*what))
+            .map(|(_, what)| what)
+            .collect();
+        for what in news.iter().take(MOST_TOLD) {
+            warn!("{what}");
         }
-        for path in self.told.keys().filter(|path| !wrong.contains_key(*path)) {
+        if news.len() > MOST_TOLD {
+            warn!("and {} more; vcuda_node_unreadable_files has the numbers", news.len() - MOST_TOLD);
+        }
+        for path in self.told.keys().filter(|path| !wrong.contains_key(*path)).take(MOST_TOLD) {
             info!("{}: well again, or gone", path.display());
         }
         self.told = wrong.into_iter().collect();

@@ -95,6 +95,33 @@ fn made_up_devices_and_names_stay_within_bounds() {
     assert_eq!(metrics.find("vcuda_device_healthy", &[]), None, "a name was taken for a line");
 }
 
+/// As much work as one file can make: every slot a dead process's, every device in use.
+#[test]
+fn a_file_full_of_the_dead_takes_little_time() {
+    let world = World::new();
+    let path = world.user().join("control");
+    let control = world.slice(&path);
+    for number in 1..vcuda_core::abi::DEVICE_CAPACITY as u8 {
+        control.device(Uuid::gpu([number; 16])).unwrap();
+    }
+    let file = OpenOptions::new().write(true).open(&path).unwrap();
+    let mut watcher = world.watcher(&[]);
+    let mut longest = Duration::ZERO;
+    for _ in 0..3 {
+        for slot in 0..vcuda_core::abi::SLOT_CAPACITY {
+            let at = offset_of!(ControlFile, slots) + slot * size_of::<Slot>() + offset_of!(Slot, state);
+            file.write_all_at(&vcuda_core::abi::SLOT_CLAIMED.to_le_bytes(), at as u64).unwrap();
+        }
+        let all = vcuda_core::abi::SLOT_CAPACITY as u64;
+        file.write_all_at(&all.to_le_bytes(), offset_of!(Header, slots_ever_claimed) as u64).unwrap();
+        let reading = watcher.look();
+        assert_eq!(reading.slices.len(), 1);
+        longest = longest.max(reading.took);
+    }
+    println!("longest {longest:?}");
+    assert!(longest < Duration::from_secs(5), "{longest:?}");
+}
+
 #[test]
 fn a_scribbler_and_a_truncater_keep_nothing_from_being_read() {
     vcuda_slices::truncation::survive().unwrap();
