@@ -97,7 +97,7 @@ def numbers(prometheus):
         'vcuda_container_memory_used_bytes{pod="train-0"} / 2^30': (20.0, 21.5),
         'vcuda_container_memory_used_bytes{pod="serve-0"} / 2^30': (30.0, 31.5),
         # Always wants more time than its share, and gets that; how closely is not for a busy machine to say.
-        'vcuda_container_core_utilization_ratio{pod="train-0"}': (0.5, 1.2),
+        'vcuda_container_core_utilization_ratio{pod="train-0"}': (0.2, 1.2),
         'vcuda_container_allocations_denied_total{pod="serve-0"}': (1, math.inf),
         'vcuda_container_kernel_launches_total{pod="train-1"}': (1, math.inf),
         'vcuda_node_reaped_processes_total': (1, math.inf),

@@ -116,6 +116,16 @@ fn unix_seconds(at: Option<SystemTime>) -> Value {
     at.and_then(|at| at.duration_since(UNIX_EPOCH).ok()).map(|since| since.as_secs_f64()).into()
 }
 
+/// A value of memory's books, which are kept only under a limit.
+fn of_memory(it: &Device, value: u64) -> Value {
+    if it.limit_bytes.is_some() || it.peak_bytes > 0 { Count(value) } else { Value::None }
+}
+
+/// A value of time's books, which are kept only under a share.
+fn of_time(it: &Device, value: Value) -> Value {
+    if it.share_ratio.is_some() || it.totals.work > 0 { value } else { Value::None }
+}
+
 /// By slice and device.
 const CONTAINER: [Family<Device>; 11] = [
     gauge("vcuda_container_memory_limit", "GPU memory that the slice may hold.", |it: &Device| {
@@ -124,12 +134,12 @@ const CONTAINER: [Family<Device>; 11] = [
     .in_bytes(),
     gauge(
         "vcuda_container_memory_used",
-        "GPU memory that the slice holds, contexts included.",
-        |it: &Device| Count(it.used_bytes),
+        "GPU memory that the slice holds, contexts included; counted only under a limit.",
+        |it: &Device| of_memory(it, it.used_bytes),
     )
     .in_bytes(),
     gauge("vcuda_container_memory_peak", "The most GPU memory that the slice ever held.", |it: &Device| {
-        Count(it.peak_bytes)
+        of_memory(it, it.peak_bytes)
     })
     .in_bytes(),
     gauge(
@@ -145,23 +155,23 @@ const CONTAINER: [Family<Device>; 11] = [
     counter(
         "vcuda_container_allocations_denied",
         "Requests for GPU memory that were refused because of the limit.",
-        |it: &Device| Count(it.totals.denied),
+        |it: &Device| of_memory(it, it.totals.denied),
     ),
     counter(
         "vcuda_container_kernel_launches",
         "Launches, graphs, copies and fills; counted only under a share of the GPU's time.",
-        |it: &Device| Count(it.totals.work),
+        |it: &Device| of_time(it, Count(it.totals.work)),
     ),
     counter(
         "vcuda_container_busy",
         "Time that the GPU worked for the slice; measured only under a share of its time.",
-        |it: &Device| seconds(it.totals.busy_ns),
+        |it: &Device| of_time(it, seconds(it.totals.busy_ns)),
     )
     .in_seconds(),
     counter(
         "vcuda_container_throttled",
         "Time that calls were held back because of the share, summed over threads.",
-        |it: &Device| seconds(it.totals.throttled_ns),
+        |it: &Device| of_time(it, seconds(it.totals.throttled_ns)),
     )
     .in_seconds(),
     gauge(

@@ -52,10 +52,32 @@ fn a_users_slice_is_told_under_its_name() {
     assert_eq!(metrics.get("vcuda_container_memory_peak_bytes", &labels), (300 * MIB) as f64);
     assert_eq!(metrics.get("vcuda_container_processes", &labels), 1.0);
     assert_eq!(metrics.get("vcuda_container_allocations_denied_total", &labels), 0.0);
-    assert_eq!(metrics.find("vcuda_container_core_limit_ratio", &[]), None, "there is no share");
+    for of_time in
+        ["core_limit_ratio", "kernel_launches_total", "busy_seconds_total", "throttled_seconds_total"]
+    {
+        let found = metrics.find(&format!("vcuda_container_{of_time}"), &[]);
+        assert_eq!(found, None, "{of_time}: without a share, time is not measured");
+    }
     assert_eq!(metrics.get("vcuda_device_memory_allocated_bytes", &[GPU_LABEL]), (1024 * MIB) as f64);
     assert_eq!(metrics.get("vcuda_device_shares", &[GPU_LABEL]), 1.0);
     assert_eq!(metrics.get("vcuda_node_slices", &[]), 1.0);
+}
+
+#[test]
+fn memory_that_is_not_counted_is_not_told_as_none() {
+    let world = World::new();
+    let control = world.slice(&world.user().join("control"));
+    control.set_limit_bytes(control.device(GPU).unwrap(), None).unwrap();
+    let slot = control.claim("trainer").unwrap();
+    let compute = slot.compute_account(control.device(GPU).unwrap());
+    compute.open().0.set_share_ppm(250_000);
+    let metrics = metrics_of(world.watcher(&[]).look());
+    for of_memory in ["limit_bytes", "used_bytes", "peak_bytes"] {
+        assert_eq!(metrics.find(&format!("vcuda_container_memory_{of_memory}"), &[]), None, "{of_memory}");
+    }
+    assert_eq!(metrics.find("vcuda_container_allocations_denied_total", &[]), None);
+    assert_eq!(metrics.get("vcuda_container_kernel_launches_total", &[]), 0.0);
+    assert_eq!(metrics.get("vcuda_device_core_allocated_ratio", &[GPU_LABEL]), 0.25);
 }
 
 #[test]
