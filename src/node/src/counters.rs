@@ -51,6 +51,21 @@ pub struct Counted {
     pub last_work: Option<Instant>,
 }
 
+/// What is remembered of one device of one slice from one agent to the next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Saved {
+    /// The slice.
+    pub labels: Labels,
+    /// The device's UUID.
+    pub device: String,
+    /// When the control file was made, in nanoseconds since 1970.
+    pub file: u64,
+    /// What that file said last.
+    pub raw: Totals,
+    /// What was told last.
+    pub totals: Totals,
+}
+
 /// The memory.
 #[derive(Debug, Default)]
 pub struct Counters {
@@ -91,6 +106,27 @@ impl Counters {
             known.last_work = Some(now);
         }
         Counted { totals: known.totals, busy_ratio: known.busy_ratio(now), last_work: known.last_work }
+    }
+
+    /// All that is worth remembering from one agent to the next.
+    pub fn save(&self) -> Vec<Saved> {
+        let one = |((labels, device), known): (&(Labels, String), &Known)| Saved {
+            labels: labels.clone(),
+            device: device.clone(),
+            file: known.file,
+            raw: known.raw,
+            totals: known.totals,
+        };
+        self.known.iter().map(one).collect()
+    }
+
+    /// Goes on from what an earlier agent remembered.
+    pub fn restore(saved: Vec<Saved>, now: Instant) -> Self {
+        let one = |Saved { labels, device, file, raw, totals }| {
+            let known = Known { file, raw, totals, busy: VecDeque::new(), last_work: None, seen: now };
+            ((labels, device), known)
+        };
+        Self { known: saved.into_iter().map(one).collect() }
     }
 
     /// Forgets slices that have been gone for long. To be called after a pass at `now`.
@@ -138,6 +174,22 @@ mod tests {
         assert_eq!(count(2, 20), totals(150));
         assert_eq!(count(2, 200), totals(330));
         assert_eq!(count(3, 200), totals(530), "a new file that has counted as much as the old one");
+    }
+
+    #[test]
+    fn the_next_agent_goes_on_where_the_last_one_ended() {
+        let (mut counters, labels, start) = (Counters::default(), Labels::of("a"), Instant::now());
+        counters.count(&labels, "GPU-1", 1, totals(100), start);
+        counters.count(&labels, "GPU-1", 2, totals(10), start);
+        let later = |raw, file| {
+            let mut next = Counters::restore(counters.save(), start);
+            next.count(&labels, "GPU-1", file, totals(raw), start + SECOND)
+        };
+        assert_eq!(later(10, 2).totals, totals(110));
+        assert_eq!(later(30, 2).totals, totals(130), "counted between the two");
+        assert_eq!(later(30, 3).totals, totals(140), "a new file between the two");
+        assert_eq!(later(30, 2).busy_ratio, None);
+        assert_eq!(later(30, 2).last_work, None, "it may have been long ago");
     }
 
     #[test]

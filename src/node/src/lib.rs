@@ -15,4 +15,5 @@ pub mod options;
 pub mod places;
 pub mod reading;
 pub mod serve;
+pub mod state;
 pub mod watch;

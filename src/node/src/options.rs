@@ -29,6 +29,9 @@ pub struct Options {
     /// How often slices are read, such as 500ms or 5s
     #[arg(long, env = "VCUDA_NODE_INTERVAL", value_name = "TIME", default_value = "1s", value_parser = interval)]
     pub interval: Duration,
+    /// Remember in this file what was counted, so that counters go on after a restart
+    #[arg(long, env = "VCUDA_NODE_STATE_FILE", value_name = "FILE")]
+    pub state_file: Option<PathBuf>,
     /// Whether to remove control files of ended runs that nobody needs
     #[arg(long, env = "VCUDA_NODE_REMOVE_ENDED", value_name = "WHEN", default_value = "auto")]
     pub remove_ended: RemoveEnded,

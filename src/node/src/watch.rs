@@ -8,8 +8,9 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
+use anyhow::Context;
 use tokio::sync::watch::Sender;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{debug, info, warn};
@@ -20,6 +21,7 @@ use crate::labels::Labels;
 use crate::options::Options;
 use crate::places::{Found, Places, Visitor};
 use crate::reading::{Cleaned, Device, Reading, Slice};
+use crate::state;
 use vcuda_core::control::Control;
 use vcuda_core::error::{ControlError, ControlErrorKind as Kind};
 use vcuda_core::quota::bytes_of_pages;
@@ -34,10 +36,13 @@ const MOST_DEVICES: usize = 32;
 /// Lines of log about one look, of each sort: people can spoil many files, and in turns.
 const MOST_TOLD: usize = 20;
 
+/// How often what was counted is saved.
+const SAVE_EVERY: Duration = Duration::from_secs(60);
+
 /// The job: looks every `interval` and publishes what it found.
 pub async fn run(
     watcher: Arc<Mutex<Watcher>>,
-    every: std::time::Duration,
+    every: Duration,
     readings: Sender<Arc<Reading>>,
     pulse: Pulse,
 ) -> anyhow::Result<()> {
@@ -54,7 +59,7 @@ pub async fn run(
         let _ = readings.send_replace(Arc::new(reading?));
         pulse.beat();
     }
-    Ok(())
+    tokio::task::spawn_blocking(move || watcher.lock().unwrap_or_else(PoisonError::into_inner).save()).await?
 }
 
 /// Reads slices and remembers what must be remembered between two looks.
@@ -67,6 +72,8 @@ pub struct Watcher {
     cleaned: Cleaned,
     /// What is wrong where, as it was told last.
     told: HashMap<PathBuf, String>,
+    /// Where counters are saved, and when they last were.
+    state: Option<(PathBuf, Instant)>,
 }
 
 impl Watcher {
@@ -76,16 +83,30 @@ impl Watcher {
         let is_root =
             std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0);
         let sight = if is_root { Sight::AllUsers } else { Sight::OwnUser };
+        let now = Instant::now();
+        let saved = options.state_file.as_deref().map(state::read).unwrap_or(Ok(Vec::new()));
         Self {
             places: Places {
                 users_under: options.users_under.clone(),
                 directories: options.directory.clone(),
             },
             removal: options.remove_ended.applies().then_some(sight),
-            counters: Counters::default(),
+            counters: Counters::restore(saved.inspect_err(|what| warn!("{what}")).unwrap_or_default(), now),
             cleaned: Cleaned::default(),
             told: HashMap::new(),
+            state: options.state_file.clone().map(|path| (path, now)),
         }
+    }
+
+    /// Saves what was counted, if that is wanted.
+    ///
+    /// # Errors
+    /// A sentence about the file.
+    pub fn save(&mut self) -> anyhow::Result<()> {
+        let Some((path, at)) = &mut self.state else { return Ok(()) };
+        *at = Instant::now();
+        state::write(path, &self.counters.save())
+            .with_context(|| format!("what was counted can't be saved in {}", path.display()))
     }
 
     /// Looks at everything once.
@@ -113,6 +134,11 @@ impl Watcher {
             if let Err(reason) = entered {
                 wrong.insert(path.clone(), format!("can't look into {}: {reason}", path.display()));
             }
+        }
+        if self.state.as_ref().is_some_and(|(_, at)| at.elapsed() >= SAVE_EVERY)
+            && let Err(error) = self.save()
+        {
+            warn!("{error:#}");
         }
         self.tell(wrong);
         Reading {

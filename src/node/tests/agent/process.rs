@@ -1,7 +1,7 @@
 //! The agent as a process: how it answers, and how it ends.
 
 use crate::text::Metrics;
-use crate::world::World;
+use crate::world::{GPU, World};
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -140,6 +140,43 @@ fn it_ends_when_it_is_told_to() {
         assert!(rest.contains("ending"), "{rest}");
         assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
     }
+}
+
+#[test]
+fn counters_go_on_after_a_restart() {
+    let world = World::new();
+    let (path, state) = (world.user().join("control"), world.path("counters.json"));
+    let refuse = |times: usize| {
+        let control = world.slice(&path);
+        let slot = control.claim("greedy").unwrap();
+        let mut account = slot.account(control.device(GPU).unwrap()).unwrap().unwrap();
+        (0..times).for_each(|_| account.count_refusal().unwrap());
+    };
+    let denied = |metrics: &Metrics| metrics.find("vcuda_container_allocations_denied_total", &[]);
+    let options = ["--state-file", state.to_str().unwrap()];
+    refuse(5);
+    let agent = Agent::start(&world, &options);
+    agent.metrics_when(|metrics| denied(metrics) == Some(5.0));
+    // The file that counted them goes, and another one counts on.
+    std::fs::remove_file(&path).unwrap();
+    refuse(2);
+    agent.metrics_when(|metrics| denied(metrics) == Some(7.0));
+    agent.signal("TERM");
+    assert_eq!(agent.wait().0, Some(0));
+    refuse(1);
+    let agent = Agent::start(&world, &options);
+    agent.metrics_when(|metrics| denied(metrics) == Some(8.0));
+}
+
+#[test]
+fn a_state_that_cant_be_saved_is_told() {
+    let world = World::new();
+    let agent = Agent::start(&world, &["--state-file", "/nonexistent/counters.json"]);
+    agent.metrics_when(|metrics| metrics.find("vcuda_node_slices", &[]) == Some(0.0));
+    agent.signal("TERM");
+    let (code, log) = agent.wait();
+    assert_eq!(code, Some(0));
+    assert!(log.contains("can't be saved in /nonexistent/counters.json: No such file"), "{log}");
 }
 
 #[test]
