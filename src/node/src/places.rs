@@ -16,7 +16,7 @@ use vcuda_slices::owner_of;
 /// Users' directories in one parent.
 const MOST_USERS: usize = 4096;
 /// Control files of one user.
-const MOST_FILES: usize = 512;
+const MOST_FILES: usize = 1024;
 /// Control files in a directory given by option, and directories in it.
 const MOST_SHARES: usize = 4096;
 /// How long one user's directory may take before the rest of it is left for another time.
