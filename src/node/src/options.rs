@@ -14,7 +14,7 @@ pub struct Options {
     /// Where to serve /metrics and /healthz. Whoever reaches it sees everybody's slices
     #[arg(long, env = "VCUDA_NODE_LISTEN", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9478")]
     pub listen: SocketAddr,
-    /// Also read the control files DIR/NAME and DIR/NAME/control; may be given more than once
+    /// Also read the control files DIR/NAME and DIR/NAME/control, as of containers; may be given more than once
     #[arg(long, env = "VCUDA_NODE_DIRECTORIES", value_name = "DIR", value_delimiter = ':')]
     pub directory: Vec<PathBuf>,
     /// Where users' own directories vcuda-UID are; may be given more than once

@@ -234,11 +234,15 @@ impl Look<'_> {
     }
 
     fn slice(&mut self, mut labels: Labels, path: PathBuf, snapshot: &Snapshot) -> Slice {
-        if self.labels.contains(&labels) {
-            // Two slices of one name: the later one goes by its path, which is its alone.
-            labels.share = path.to_string_lossy().into_owned();
+        // Two slices of one name: the later one goes by its path. That may read as another's if it is no proper text.
+        let mut number = 1;
+        while !self.labels.insert(labels.clone()) {
+            labels.share = match number {
+                1 => path.to_string_lossy().into_owned(),
+                _ => format!("{} ({number})", path.to_string_lossy()),
+            };
+            number += 1;
         }
-        self.labels.insert(labels.clone());
         let mut seen = HashSet::new();
         let devices = snapshot
             .devices

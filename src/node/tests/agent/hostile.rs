@@ -2,8 +2,10 @@
 
 use crate::world::{GPU, World, metrics_of};
 use proptest::prelude::*;
+use std::ffi::OsStr;
 use std::fs::OpenOptions;
 use std::mem::{offset_of, size_of};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -93,6 +95,17 @@ fn made_up_devices_and_names_stay_within_bounds() {
         metrics.all().keys().filter(|series| series.starts_with("vcuda_container_processes")).count();
     assert_eq!(processes, 32);
     assert_eq!(metrics.find("vcuda_device_healthy", &[]), None, "a name was taken for a line");
+}
+
+#[test]
+fn names_that_read_alike_are_told_apart() {
+    let world = World::new();
+    for byte in [0xf1, 0xf2, 0xf3, 0xf4] {
+        world.slice(&world.user().join(OsStr::from_bytes(&[b'a', byte])));
+    }
+    let metrics = metrics_of(world.watcher(&[]).look());
+    let told = metrics.all().keys().filter(|series| series.starts_with("vcuda_container_processes")).count();
+    assert_eq!(told, 4, "{metrics:#?}");
 }
 
 /// As much work as one file can make: every slot a dead process's, every device in use.
