@@ -5,6 +5,7 @@
 #![allow(non_camel_case_types, non_snake_case, non_upper_case_globals)]
 
 mod array;
+mod checkpoint;
 mod constants;
 mod graph;
 mod handle;
@@ -13,6 +14,7 @@ mod memory;
 mod transfer;
 
 pub use array::*;
+pub use checkpoint::*;
 pub use constants::*;
 pub use graph::*;
 pub use handle::*;
@@ -30,6 +32,7 @@ pub(crate) use constants::CONSTANTS;
 #[cfg(test)]
 pub(crate) const LAYOUTS: &[&[crate::layout::Layout]] = &[
     array::STRUCTS,
+    checkpoint::STRUCTS,
     graph::STRUCTS,
     handle::HANDLES,
     handle::STRUCTS,

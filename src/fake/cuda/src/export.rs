@@ -416,6 +416,14 @@ implement! {$
         profiler::start: cuProfilerStart;
         profiler::stop: cuProfilerStop;
     }
+    Stopped {
+        checkpoint::get_state: cuCheckpointProcessGetState;
+        checkpoint::get_restore_thread: cuCheckpointProcessGetRestoreThreadId;
+        checkpoint::lock: cuCheckpointProcessLock;
+        checkpoint::checkpoint: cuCheckpointProcessCheckpoint;
+        checkpoint::restore: cuCheckpointProcessRestore;
+        checkpoint::unlock: cuCheckpointProcessUnlock;
+    }
 }
 
 /// Exports what is left of the table, and lists all addresses.

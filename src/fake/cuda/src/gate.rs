@@ -1,7 +1,9 @@
-//! What every call passes first: is the driver initialised, is this a forked child, is a fault due?
-//! And last: a panic becomes an error code.
+//! What every call passes first: is the driver initialised, is this a forked child, is the process stopped, is a
+//! fault due? And last: a panic becomes an error code.
 
+use crate::driver::driver;
 use crate::fault::{self, Fault};
+use crate::settings::settings;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::AtomicU8;
@@ -10,10 +12,12 @@ use vcuda_driver::result::{CUerror, CUresult};
 
 /// `cuInit` hasn't succeeded yet.
 const CLOSED: u8 = 0;
-/// Initialised, and no faults are asked for: nothing to do on the way in.
+/// Initialised, work takes no time and no faults are asked for: nothing to do on the way in.
 const OPEN: u8 = 1;
-/// Initialised, with faults to look up at each call.
-const FAULTY: u8 = 2;
+/// Initialised: calls are counted, and wait while the process is stopped.
+const COUNTED: u8 = 2;
+/// The same, with faults to look up at each call.
+const FAULTY: u8 = 4;
 /// The child of an initialised parent: as with the real driver, nothing works here any more.
 const FORKED: u8 = 3;
 
@@ -31,6 +35,17 @@ pub enum When {
     Always,
     /// After `cuInit`.
     Initialised,
+    /// After `cuInit`, and also while the process is stopped.
+    Stopped,
+}
+
+/// A call under way that could be stopped.
+struct Counted;
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        driver().member.leave_call();
+    }
 }
 
 /// An exported function as the gate knows it.
@@ -50,9 +65,11 @@ impl Call {
     /// Runs the function's body if the gate lets it through.
     #[inline]
     pub fn run(&'static self, body: impl FnOnce() -> CUresult) -> CUresult {
-        if GATE.load(Relaxed) != OPEN {
-            self.examine()?;
-        }
+        let _counted = match GATE.load(Relaxed) {
+            OPEN => None,
+            COUNTED if self.when == When::Initialised => Some(enter()),
+            _ => self.examine()?,
+        };
         let run = || catch_unwind(AssertUnwindSafe(body)).unwrap_or(Err(CUerror::UNKNOWN));
         if !self.per_thread {
             return run();
@@ -64,14 +81,22 @@ impl Call {
     }
 
     #[cold]
-    fn examine(&'static self) -> CUresult {
-        match GATE.load(Acquire) {
-            FORKED if self.when == When::Initialised => return Err(CUerror::NOT_INITIALIZED),
-            CLOSED if self.when == When::Initialised => return Err(CUerror::NOT_INITIALIZED),
-            _ => {}
+    fn examine(&'static self) -> Result<Option<Counted>, CUerror> {
+        let gate = GATE.load(Acquire);
+        if matches!(gate, FORKED | CLOSED) && self.when != When::Always {
+            return Err(CUerror::NOT_INITIALIZED);
         }
-        self.fault.strike(self.name)
+        let counts = gate == FAULTY && self.when == When::Initialised;
+        let counted = counts.then(enter);
+        self.fault.strike(self.name)?;
+        Ok(counted)
     }
+}
+
+#[inline]
+fn enter() -> Counted {
+    driver().member.enter_call();
+    Counted
 }
 
 const fn is_per_thread(name: &str) -> bool {
@@ -98,5 +123,10 @@ pub fn open() {
     }
     // SAFETY: the handler only stores to a static.
     unsafe { libc::pthread_atfork(None, None, Some(shut_in_child)) };
-    GATE.store(if fault::is_any_planned() { FAULTY } else { OPEN }, Release);
+    let gate = match (fault::is_any_planned(), settings().is_null) {
+        (true, _) => FAULTY,
+        (false, false) => COUNTED,
+        (false, true) => OPEN,
+    };
+    GATE.store(gate, Release);
 }

@@ -3,6 +3,7 @@
 
 use crate::backing::{self, window};
 use crate::context::Context;
+use crate::driver::driver;
 use crate::edge::Out;
 use crate::raw;
 use crate::space::{self, Allocation, Kind};
@@ -11,6 +12,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::Ordering::Relaxed;
 use vcuda_driver::cuda::types::{CUdeviceptr, CUipcMemHandle};
 use vcuda_driver::result::{CUerror, CUresult};
+use vcuda_fake_machine::OBSTACLE_SHARED;
 
 /// Pages of the host.
 const PAGE_BYTES: u64 = 4096;
@@ -36,6 +38,7 @@ struct Handle {
 const _: () = assert!(size_of::<Handle>() == size_of::<CUipcMemHandle>());
 
 pub fn get(out: Out<CUipcMemHandle>, address: CUdeviceptr) -> CUresult {
+    driver().member.set_obstacle(OBSTACLE_SHARED, true);
     Context::current()?;
     let found = space::find(address.0).ok_or(CUerror::INVALID_VALUE)?;
     let window = window().filter(|window| window.contains(found.address));
@@ -83,6 +86,7 @@ pub fn open(out: Out<CUdeviceptr>, handle: CUipcMemHandle, flags: u32) -> CUresu
         flags: 0,
         id: space::next_id(),
     });
+    driver().member.set_obstacle(OBSTACLE_SHARED, true);
     out.set(CUdeviceptr(place + handle.inset));
     Ok(())
 }

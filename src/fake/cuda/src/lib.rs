@@ -9,6 +9,7 @@ mod attributes;
 mod backing;
 mod callback;
 mod capture;
+mod checkpoint;
 mod chunk;
 mod context;
 mod cost;

@@ -5,12 +5,16 @@ use vcuda_fake_machine::Times;
 
 /// The version that the driver says it has, unless told otherwise: CUDA 13.0.
 const DRIVER_VERSION: u32 = 13_000;
+/// The release of that version.
+const RELEASE: u32 = 580;
 const MIB: u64 = 1 << 20;
 
 /// The environment's wishes.
 pub struct Settings {
     /// `1000 * major + 10 * minor`; functions added later are not found by `cuGetProcAddress`.
     pub driver_version: u32,
+    /// The major number of the driver's release, as in 580.159.04.
+    pub release: u32,
     /// Launches and copies take no time at all.
     pub is_null: bool,
     /// What calls and the GPU's front end take.
@@ -35,12 +39,18 @@ fn read() -> Settings {
     let times = Times::from_environment();
     Settings {
         driver_version: number("VCUDA_FAKE_DRIVER_VERSION").map_or(DRIVER_VERSION, |version| version as u32),
+        release: release(),
         is_null,
         times: if is_null { Times { launch_ns: 0, record_ns: 0, ..times } } else { times },
         has_contents: number("VCUDA_FAKE_CONTENTS").is_none_or(|number| number != 0),
         context_bytes: number("VCUDA_FAKE_CONTEXT_MIB").map(|mib| mib * MIB),
         visible_devices: std::env::var("CUDA_VISIBLE_DEVICES").ok(),
     }
+}
+
+fn release() -> u32 {
+    let text = std::env::var("VCUDA_FAKE_DRIVER_RELEASE").unwrap_or_default();
+    text.split('.').next().and_then(|major| major.parse().ok()).unwrap_or(RELEASE)
 }
 
 fn number(name: &str) -> Option<u64> {

@@ -1,10 +1,12 @@
 //! Every allocation of this process by address: what a pointer belongs to.
 
-use parking_lot::RwLock;
+use crate::driver::driver;
+use parking_lot::{Mutex, RwLock};
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Unbounded};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use vcuda_driver::result::CUerror;
+use vcuda_fake_machine::OBSTACLE_MANAGED;
 
 /// A range of addresses that the program was given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +57,8 @@ impl Kind {
 }
 
 static SPACE: RwLock<BTreeMap<u64, Allocation>> = RwLock::new(BTreeMap::new());
-static MANAGED_COUNT: AtomicU64 = AtomicU64::new(0);
+static MANAGED_COUNT: Mutex<i64> = Mutex::new(0);
+static IS_ANY_MANAGED: AtomicBool = AtomicBool::new(false);
 
 /// A number that no other allocation has.
 pub fn next_id() -> u64 {
@@ -66,7 +69,7 @@ pub fn next_id() -> u64 {
 /// Enters an allocation.
 pub fn insert(allocation: Allocation) {
     if matches!(allocation.kind, Kind::Managed(_)) {
-        MANAGED_COUNT.fetch_add(1, Relaxed);
+        count_managed(1);
     }
     SPACE.write().insert(allocation.address, allocation);
 }
@@ -79,9 +82,16 @@ pub fn remove_if(address: u64, expected: impl FnOnce(&Allocation) -> bool) -> Op
     }
     let removed = space.remove(&address)?;
     if matches!(removed.kind, Kind::Managed(_)) {
-        MANAGED_COUNT.fetch_sub(1, Relaxed);
+        count_managed(-1);
     }
     Some(removed)
+}
+
+fn count_managed(change: i64) {
+    let mut count = MANAGED_COUNT.lock();
+    *count += change;
+    driver().member.set_obstacle(OBSTACLE_MANAGED, *count > 0);
+    IS_ANY_MANAGED.store(*count > 0, Relaxed);
 }
 
 /// Takes out everything that ends with a context.
@@ -102,7 +112,7 @@ pub fn find(address: u64) -> Option<Allocation> {
 
 /// Whether any managed memory exists.
 pub fn is_any_managed() -> bool {
-    MANAGED_COUNT.load(Relaxed) > 0
+    IS_ANY_MANAGED.load(Relaxed)
 }
 
 /// Notes that a managed allocation is on the device now; false if it was or isn't managed.

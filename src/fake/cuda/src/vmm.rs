@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use vcuda_driver::cuda::types::*;
 use vcuda_driver::result::{CUerror, CUresult};
+use vcuda_fake_machine::OBSTACLE_SHARED;
 
 /// A handle to physical memory.
 struct Physical {
@@ -340,6 +341,7 @@ pub fn export(
         return Err(CUerror::INVALID_VALUE);
     }
     let copy = file.as_fd().try_clone_to_owned().map_err(|_| CUerror::OPERATING_SYSTEM)?;
+    driver().member.set_obstacle(OBSTACLE_SHARED, true);
     out.cast::<RawFd>().set(copy.into_raw_fd());
     Ok(())
 }
@@ -384,6 +386,7 @@ pub fn import(
     if !is_whole(bytes) {
         return Err(CUerror::INVALID_VALUE);
     }
+    driver().member.set_obstacle(OBSTACLE_SHARED, true);
     let mut books = BOOKS.lock();
     let memory = books.memory_of((status.st_dev, status.st_ino)).unwrap_or_else(|| {
         let properties = Plain(CUmemAllocationProp {

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64};
 /// First word of a state file.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"vcudafak");
 /// Raised whenever this file's layout changes.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// GPUs one machine may have.
 pub const MAX_GPUS: usize = 16;
 /// Processes that may use the machine at the same time.
@@ -80,11 +80,26 @@ pub struct Gpu {
 pub struct Process {
     /// 0 in a free slot.
     pub pid: AtomicU32,
-    pub reserved: AtomicU32,
+    /// What was done to it from outside, one of the words of `checkpoint`.
+    pub standing: AtomicU32,
     /// When the process began, in clock ticks after boot; tells apart two with the same id.
     pub start_ticks: AtomicU64,
+    /// Who is about to stop it, while `standing` says that somebody is.
+    pub stopper: AtomicU32,
+    /// Why it can't be put aside: a sum of [`OBSTACLE_MANAGED`] and [`OBSTACLE_SHARED`].
+    pub obstacles: AtomicU32,
+    pub calls: CallCount,
     pub gpus: [Holding; MAX_GPUS],
 }
+
+/// It has managed memory.
+pub const OBSTACLE_MANAGED: u32 = 1;
+/// It has shared memory with another process.
+pub const OBSTACLE_SHARED: u32 = 2;
+
+/// Calls under way that can be stopped, on a cache line that no other process writes to.
+#[repr(C, align(64))]
+pub struct CallCount(pub AtomicU32);
 
 /// What one process has of one GPU.
 #[repr(C)]
@@ -95,6 +110,10 @@ pub struct Holding {
     pub process_bytes: AtomicU64,
     pub peak_device_bytes: AtomicU64,
     pub contexts: AtomicI64,
+    /// The same as above while the process is put aside and has nothing.
+    pub aside_device_bytes: AtomicU64,
+    pub aside_process_bytes: AtomicU64,
+    pub aside_contexts: AtomicI64,
 }
 
 const _: () = {
@@ -102,7 +121,8 @@ const _: () = {
     assert!(offset_of!(Layout, processes) == 256 + MAX_GPUS * 256);
     assert!(size_of::<Header>() == 256);
     assert!(size_of::<Gpu>() == 256);
-    assert!(size_of::<Process>() == 576);
+    assert!(size_of::<Holding>() == 56);
+    assert!(size_of::<Process>() == 1024);
     assert!(size_of::<libc::pthread_mutex_t>() <= 64);
     assert!(align_of::<libc::pthread_mutex_t>() <= 8);
     assert!(offset_of!(Gpu, used_bytes) == 144);

@@ -105,15 +105,27 @@
 //! room runs in what is left. In a green context, a kernel takes no more than the context's processors, and as
 //! much longer.
 //!
+//! # Checkpoints
+//!
+//! One process can stop another (`cuCheckpointProcessLock`), put its device memory aside and bring it back, as
+//! driver 580 does: a lock waits for the calls under way and all submitted work, or gives up after its timeout;
+//! calls of a stopped process wait, and NVML lists nothing of one that is put aside. Managed memory, and memory
+//! shared with another process before driver 610, are refused with `CUDA_ERROR_NOT_SUPPORTED`. A restore for which
+//! memory is short fails with `CUDA_ERROR_OUT_OF_MEMORY` and loses the process: it stays checkpointed, and every
+//! later restore answers `CUDA_ERROR_OPERATING_SYSTEM`. Who may not trace a process may not do any of it. Faults
+//! are planned in the environment of whoever calls. A process with `VCUDA_FAKE_NULL` can't be stopped, nor can a
+//! process be restored to another GPU.
+//!
 //! # Not there
 //!
 //! Functions that aren't implemented are exported and return `CUDA_ERROR_NOT_SUPPORTED` or
 //! `NVML_ERROR_NOT_SUPPORTED`: textures and surfaces, graphics and external memory, multicast, sharing of
-//! pools and events between processes, mapping of sparse arrays, conditional graph nodes, checkpoints, and
+//! pools and events between processes, mapping of sparse arrays, conditional graph nodes, and
 //! the functions of before CUDA 3.2 that take 32-bit addresses. The private tables that NVIDIA's runtime library
 //! asks for aren't there either: programs must use the driver API. Priorities of streams change
 //! nothing. Memory that another process imported goes back when its maker lets go of it.
 
+mod checkpoint;
 mod clock;
 mod config;
 mod layout;
@@ -124,9 +136,10 @@ mod region;
 mod timeline;
 mod times;
 
+pub use checkpoint::{Refusal, Standing};
 pub use clock::{doze_until, now_ns, sleep_until};
 pub use config::{ConfigError, GpuSpec, parse as parse_gpus};
-pub use layout::Gpu;
+pub use layout::{Gpu, OBSTACLE_MANAGED, OBSTACLE_SHARED};
 pub use machine::{Bytes, Machine, Member, OutOfMemory, ProcessUse};
 pub use region::MachineError;
 pub use timeline::{

@@ -86,7 +86,7 @@ impl Machine {
         Ok(Member { machine: self, claim, looked_ns: AtomicU64::new(0) })
     }
 
-    fn layout(&self) -> &Layout {
+    pub(crate) fn layout(&self) -> &Layout {
         self.region.layout()
     }
 

@@ -2,9 +2,9 @@
 //! locked through a mapping that dies with it, whatever kills it.
 
 use crate::layout::{LIFE_LOCK_OFFSET, Layout, MAX_PROCESSES, Process};
-use crate::lock;
 use crate::machine::with_timeline;
 use crate::region::{MachineError, Region, open_file};
+use crate::{checkpoint, lock};
 use memmap2::{MmapOptions, MmapRaw};
 use std::fs::File;
 use std::io;
@@ -81,7 +81,13 @@ fn clear(layout: &Layout, index: usize) {
         holding.process_bytes.store(0, Relaxed);
         holding.peak_device_bytes.store(0, Relaxed);
         holding.contexts.store(0, Relaxed);
+        holding.aside_device_bytes.store(0, Relaxed);
+        holding.aside_process_bytes.store(0, Relaxed);
+        holding.aside_contexts.store(0, Relaxed);
     }
+    slot.standing.store(checkpoint::RUNNING, Relaxed);
+    slot.obstacles.store(0, Relaxed);
+    slot.calls.0.store(0, Relaxed);
     let pid = slot.pid.swap(0, Relaxed);
     with_timeline(layout, |timeline| timeline.end_process(index, pid));
 }

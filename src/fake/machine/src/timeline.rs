@@ -288,6 +288,12 @@ impl Timeline {
         self.settle_here();
     }
 
+    /// Whether anything that a process queued is not over yet.
+    pub(crate) fn has_pending(&self, process: usize) -> bool {
+        let owner = process as u32 + 1;
+        self.active().any(|line| line.owner == owner && line.pending() > 0)
+    }
+
     /// After a process died while it changed this: everything that could be half done is made whole again.
     pub(crate) fn repair(&mut self) {
         self.active_count = 0;

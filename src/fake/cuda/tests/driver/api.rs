@@ -87,6 +87,8 @@ cuda! {
     cuGraphNodeGetType cuGraphKernelNodeGetParams_v2 cuGraphExecKernelNodeSetParams_v2 cuGraphExecUpdate_v2
     cuDeviceGetGraphMemAttribute cuDeviceGraphMemTrim
     cuGetProcAddress_v2 cuGetProcAddress cuGetErrorName cuTexObjectCreate
+    cuCheckpointProcessGetState cuCheckpointProcessGetRestoreThreadId cuCheckpointProcessLock
+    cuCheckpointProcessCheckpoint cuCheckpointProcessRestore cuCheckpointProcessUnlock
 }
 
 nvml! {

@@ -2,6 +2,7 @@
 
 mod api;
 mod captures;
+mod checkpoints;
 mod devices;
 mod graphs;
 mod memory;
