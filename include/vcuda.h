@@ -53,6 +53,21 @@ extern "C" {
 #define VCUDA_SLOT_CHANGING 1 /* being claimed or taken back; the description may be half written */
 #define VCUDA_SLOT_CLAIMED 2  /* the described process's, dead or alive */
 
+/* Values of vcuda_phase(). */
+#define VCUDA_PHASE_RUNNING 0
+#define VCUDA_PHASE_SUSPENDING 1
+#define VCUDA_PHASE_SUSPENDED 2
+#define VCUDA_PHASE_RESUMING 3
+#define VCUDA_PHASE_LOST 4 /* the driver could not bring it back; it can only be ended */
+
+/* Flags in vcuda_slot.suspension. */
+#define VCUDA_SUSPENSION_SET_ASIDE (UINT64_C(1) << 10) /* what the slot holds is in the device's set_aside */
+#define VCUDA_SUSPENSION_IDLE (UINT64_C(1) << 11)      /* put aside for being idle: comes back when it calls */
+#define VCUDA_SUSPENSION_WANTED (UINT64_C(1) << 12)    /* a call waits for it to come back */
+#define VCUDA_SUSPENSION_MANAGED (UINT64_C(1) << 13)   /* has managed memory, which can't be suspended */
+#define VCUDA_SUSPENSION_SHARED (UINT64_C(1) << 14)    /* has shared memory with another process */
+#define VCUDA_SUSPENSION_DENIED (UINT64_C(1) << 15)    /* no room could be made for what it waited for */
+
 /* At offset 0. Written once, before the file gets its name, but for the last field. */
 struct vcuda_header {
 	uint64_t magic;   /* VCUDA_MAGIC */
@@ -104,7 +119,11 @@ struct vcuda_device {
 	uint64_t refused_count; /* reservations refused so far */
 	uint64_t context_pages_learned; /* what a primary context was last measured to take, 0 while unknown */
 	uint64_t kind;          /* VCUDA_DEVICE_GPU or VCUDA_DEVICE_MIG */
-	uint64_t reserved[7];   /* 0 */
+	uint64_t set_aside;     /* pages:36 count:28, from the highest bit: of the total, the pages of suspended processes,
+	                           which leave room for others; in use is vcuda_used_pages() less vcuda_set_aside_pages() */
+	uint64_t held_until_ns; /* until when new reservations wait, on the monotonic clock: a process is being restored */
+	uint64_t attended_until_ns; /* until when an agent makes room on this device for those who ask, monotonic clock */
+	uint64_t reserved[4];   /* 0 */
 	struct vcuda_compute compute;
 };
 
@@ -130,7 +149,10 @@ struct vcuda_slot {
 	uint64_t started_unix_ns;  /* when the slot was claimed, nanoseconds since 1970 */
 	char name[VCUDA_NAME_BYTES]; /* UTF-8, padded with zeros, the last byte always 0 */
 	uint64_t found_dead_ns;    /* since boot: when its lock was first found free by who can't look at it; or 0 */
-	uint64_t reserved[5];      /* 0 */
+	uint64_t suspension;       /* phase in the low 4 bits, see vcuda_phase() and the flags below; MiB that it waits for
+	                              in bits 16 to 39; idle release in tenths of a second from bit 40 on, 0 if none */
+	uint64_t activity;         /* of a process with idle release: driver calls begun:32, under way:32 */
+	uint64_t reserved[3];      /* 0 */
 	uint64_t limits_digest;    /* 64-bit FNV-1a of the text of the limits file it goes by; 0 if it goes by variables */
 	struct vcuda_slot_device devices[VCUDA_DEVICE_CAPACITY]; /* by index of the device */
 };
@@ -199,6 +221,18 @@ static inline uint32_t vcuda_quota_slot(uint64_t quota)
 static inline uint32_t vcuda_slot_status(uint64_t state)
 {
 	return (uint32_t)(state & 0xff);
+}
+
+/* How far the slot's process is on the way to being suspended or back. */
+static inline uint32_t vcuda_phase(uint64_t suspension)
+{
+	return (uint32_t)(suspension & 0xf);
+}
+
+/* Pages in a set_aside word. */
+static inline uint64_t vcuda_set_aside_pages(uint64_t word)
+{
+	return word >> 28;
 }
 
 /*

@@ -95,7 +95,7 @@ static void print_device(const struct vcuda_control *file, int descriptor, uint3
 {
 	const struct vcuda_device *device = &file->devices[index];
 	uint64_t held[VCUDA_SLOT_CAPACITY];
-	uint64_t quota, limit = vcuda_load(&device->limit_bytes);
+	uint64_t quota, set_aside, limit = vcuda_load(&device->limit_bytes);
 	uint64_t slots = vcuda_load(&file->header.slots_ever_claimed);
 	if (slots > VCUDA_SLOT_CAPACITY)
 		slots = VCUDA_SLOT_CAPACITY;
@@ -109,7 +109,8 @@ static void print_device(const struct vcuda_control *file, int descriptor, uint3
 	} while (vcuda_load(&device->quota) != quota && ++tries < 8);
 
 	print_uuid(device);
-	printf("  %.1f MiB in use", mebibytes(vcuda_used_pages(quota)));
+	set_aside = vcuda_set_aside_pages(vcuda_load(&device->set_aside));
+	printf("  %.1f MiB in use", mebibytes(vcuda_used_pages(quota) - set_aside));
 	if (limit != VCUDA_UNLIMITED)
 		printf(" of %.1f MiB", mebibytes(limit / VCUDA_PAGE_BYTES));
 	printf(", peak %.1f MiB, refused %" PRIu64 " times\n", mebibytes(vcuda_load(&device->peak_pages)),

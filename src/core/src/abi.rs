@@ -113,8 +113,16 @@ pub struct Device {
     pub context_pages_learned: AtomicU64,
     /// [`DEVICE_GPU`] or [`DEVICE_MIG`].
     pub kind: AtomicU64,
+    /// Pages of the total whose processes are suspended, which leave room for others, in the upper 36 bits; below, how
+    /// often that changed.
+    pub set_aside: AtomicU64,
+    /// Until when nothing new is to be taken of the device, in nanoseconds of the monotonic clock; see
+    /// [`suspension`](crate::suspension).
+    pub held_until_ns: AtomicU64,
+    /// Until when an agent that makes room is to be expected here, in nanoseconds of the monotonic clock.
+    pub attended_until_ns: AtomicU64,
     /// 0.
-    pub reserved: [AtomicU64; 7],
+    pub reserved: [AtomicU64; 4],
     /// The compute share of all processes together.
     pub compute: Compute,
 }
@@ -186,8 +194,14 @@ pub struct Slot {
     /// When the slot's lock was first found free by a process that can't look at its owner, in nanoseconds since boot; 0
     /// before.
     pub found_dead_ns: AtomicU64,
+    /// Whether the process is suspended, and what has to be known for that, a
+    /// [`Suspension`](crate::suspension::Suspension).
+    pub suspension: AtomicU64,
+    /// Driver calls of a process that may be put aside when idle: how often one began, in the upper half, and how many
+    /// are under way.
+    pub activity: AtomicU64,
     /// 0.
-    pub reserved: [AtomicU64; 5],
+    pub reserved: [AtomicU64; 3],
     /// Tells the text of the limits file that the process goes by from others, see
     /// [`digest`](crate::limits::digest); 0 if its limits come from variables, which can't change while it runs.
     pub limits_digest: AtomicU64,
@@ -262,7 +276,10 @@ const _: () = {
     assert!(offset_of!(Device, refused_count) == 48);
     assert!(offset_of!(Device, context_pages_learned) == 56);
     assert!(offset_of!(Device, kind) == 64);
-    assert!(offset_of!(Device, reserved) == 72);
+    assert!(offset_of!(Device, set_aside) == 72);
+    assert!(offset_of!(Device, held_until_ns) == 80);
+    assert!(offset_of!(Device, attended_until_ns) == 88);
+    assert!(offset_of!(Device, reserved) == 96);
     assert!(offset_of!(Device, compute) == 128);
 
     assert!(size_of::<Compute>() == 128);
@@ -295,7 +312,9 @@ const _: () = {
     assert!(offset_of!(Slot, started_unix_ns) == 32);
     assert!(offset_of!(Slot, name) == 40);
     assert!(offset_of!(Slot, found_dead_ns) == 72);
-    assert!(offset_of!(Slot, reserved) == 80);
+    assert!(offset_of!(Slot, suspension) == 80);
+    assert!(offset_of!(Slot, activity) == 88);
+    assert!(offset_of!(Slot, reserved) == 96);
     assert!(offset_of!(Slot, limits_digest) == 120);
     assert!(offset_of!(Slot, devices) == 128);
 

@@ -14,7 +14,7 @@ use crate::atomic::{AtomicU64, Ordering};
 use crate::control::DeviceWords;
 use crate::device::DeviceIndex;
 use crate::error::{Lost, Refused, ReserveError};
-use crate::quota::{self, Change, Holding, MAX_PAGES, NotDone};
+use crate::quota::{self, Change, Holding, MAX_PAGES, NotDone, Words};
 use crate::slots::Claim;
 
 /// What one slot holds of one device. See [`Slot::account`](crate::slots::Slot::account).
@@ -77,6 +77,14 @@ impl Account {
         Ok(excess)
     }
 
+    /// Makes an operation that changes no amount: every other one that is on its way has to look again.
+    ///
+    /// # Errors
+    /// [`Lost`].
+    pub(crate) fn touch(&mut self) -> Result<(), Lost> {
+        self.operate(Change::Release { pages: 0 })?.map_err(|_| Lost::Contradictory)
+    }
+
     /// Pages this account holds. Asks no one.
     pub fn used_pages(&self) -> u64 {
         self.held.used_pages
@@ -137,18 +145,23 @@ impl Account {
 
     /// The inner error is a refusal, with the device's total.
     fn operate(&mut self, change: Change) -> Result<Result<(), u64>, Lost> {
-        let words = DeviceWords::new(self.claim.file()?, self.device)?;
-        let entry = words.entry();
-        match quota::operate(&words, self.claim.index(), self.held, change) {
-            Ok(done) => {
-                self.held = done.holding;
-                if entry.peak_pages.load(Ordering::Relaxed) < done.total_pages {
-                    entry.peak_pages.fetch_max(done.total_pages, Ordering::Relaxed);
+        loop {
+            let words = DeviceWords::new(self.claim.file()?, self.device)?;
+            let entry = words.entry();
+            match quota::operate(&words, self.claim.index(), self.held, change) {
+                Ok(done) => {
+                    self.held = done.holding;
+                    let used_pages = done.total_pages.saturating_sub(words.set_aside_pages());
+                    if entry.peak_pages.load(Ordering::Relaxed) < used_pages {
+                        entry.peak_pages.fetch_max(used_pages, Ordering::Relaxed);
+                    }
+                    return Ok(Ok(()));
                 }
-                Ok(Ok(()))
+                Err(NotDone::OverLimit { used_pages }) => return Ok(Err(used_pages)),
+                // This process is suspended: the call that led here waits, as it would in the driver.
+                Err(NotDone::Frozen) => words.wait_while_frozen(self.claim.index()),
+                Err(other) => return Err(lost(other)),
             }
-            Err(NotDone::OverLimit { used_pages }) => Ok(Err(used_pages)),
-            Err(other) => Err(lost(other)),
         }
     }
 }
@@ -172,6 +185,8 @@ impl fmt::Debug for Account {
 pub(crate) fn lost(reason: NotDone) -> Lost {
     match reason {
         NotDone::Starved => Lost::Starved,
-        NotDone::OverLimit { .. } | NotDone::NoSuchSlot | NotDone::Contradiction => Lost::Contradictory,
+        NotDone::OverLimit { .. } | NotDone::Frozen | NotDone::NoSuchSlot | NotDone::Contradiction => {
+            Lost::Contradictory
+        }
     }
 }

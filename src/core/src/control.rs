@@ -9,11 +9,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::abi::{self, ControlFile, Device, UNLIMITED};
+use crate::aside;
 use crate::atomic::{AtomicU64, Ordering};
 use crate::device::{DeviceIndex, Uuid, UuidKind};
 use crate::error::{ControlError, ControlErrorKind as Kind, Lost};
 use crate::quota::{Quota, SlotWords, Words};
 use crate::region::{Access, Region};
+use crate::suspension;
 
 /// A mapped control file. No descriptor stays open; removing or replacing the file does not disturb it.
 ///
@@ -115,13 +117,14 @@ impl Control {
         Ok(entries.find(|(entry, _)| high != 0 && low != 0 && is_it(entry)).map(|(_, index)| index))
     }
 
-    /// Pages of the device in use by all processes.
+    /// Pages of the device in use by all processes but suspended ones.
     ///
     /// # Errors
     /// [`Lost`].
     pub fn used_pages(&self, device: DeviceIndex) -> Result<u64, Lost> {
-        let file = self.region.check()?;
-        Ok(Quota::unpack(entry(file, device)?.quota.load(Ordering::Acquire)).used_pages)
+        let device = entry(self.region.check()?, device)?;
+        let total = Quota::unpack(device.quota.load(Ordering::Acquire)).used_pages;
+        Ok(total.saturating_sub(aside::pages(device)))
     }
 
     /// The limit last enforced on the device, in bytes; `None` if none is.
@@ -226,6 +229,13 @@ impl<'a> DeviceWords<'a> {
     pub(crate) fn entry(&self) -> &'a Device {
         self.entry
     }
+
+    /// Waits a while for a slot that is set aside, and says in it that somebody does.
+    pub(crate) fn wait_while_frozen(&self, slot: u16) {
+        if let Some(slot) = self.file.slots.get(usize::from(slot)) {
+            suspension::wait(slot);
+        }
+    }
 }
 
 impl Words for DeviceWords<'_> {
@@ -236,5 +246,13 @@ impl Words for DeviceWords<'_> {
     fn slot(&self, slot: u16) -> Option<SlotWords<'_>> {
         let words = self.file.slots.get(usize::from(slot))?.devices.get(self.device.get())?;
         Some(SlotWords { settled: &words.settled, proposed: &words.proposed })
+    }
+
+    fn set_aside_pages(&self) -> u64 {
+        aside::pages(self.entry)
+    }
+
+    fn is_frozen(&self, slot: u16) -> bool {
+        self.file.slots.get(usize::from(slot)).is_some_and(|slot| suspension::of(slot).is_set_aside())
     }
 }

@@ -1,13 +1,15 @@
 //! What the preloaded library and the tools agree on: limits, the control file, quota words. Knows no CUDA.
 //!
-//! The floor of the house: it stands on libc, memmap2 and serde_json, and on nothing of the project's own. Only `region`
-//! and `liveness` contain unsafe code.
+//! The floor of the house: it stands on libc, memmap2 and serde_json, and on nothing of the project's own. Only `region`,
+//! `liveness` and `suspension` contain unsafe code.
 #![deny(unsafe_code)]
 
 #[cfg(not(loom))]
 pub mod abi;
 #[cfg(not(loom))]
 pub mod account;
+#[cfg(not(loom))]
+pub mod aside;
 mod atomic;
 pub mod bucket;
 #[cfg(not(loom))]
@@ -42,3 +44,5 @@ pub mod share;
 pub mod slots;
 #[cfg(not(loom))]
 pub mod snapshot;
+#[cfg(not(loom))]
+pub mod suspension;

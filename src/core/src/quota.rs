@@ -54,6 +54,15 @@
 //!   then that one operation of `t` would go unattributed. `settled` repeats only after 2^28 operations of one slot within
 //!   one stall. Neither can breach the limit.
 //!
+//! # Memory of suspended processes
+//!
+//! What a slot holds can be *set aside*: its process is suspended, its pages stay in the total, and a limit applies to
+//! the total less all that is set aside. The slot is frozen first, and then somebody makes an operation, so that an
+//! operation of the slot's own that was on its way either took effect before and counts, or finds the slot frozen. To
+//! take `n` set-aside pages back, somebody reserves `n` pages more against the limit, lowers what is set aside by `n`,
+//! and gives the reservation back. Whoever saw the total before that last operation and the higher amount set aside
+//! loses the exchange; whoever succeeded earlier succeeded against a total that had the reservation in it.
+//!
 //! Memory order: reads acquire, stores release, exchanges do both. Step 4 publishes `proposed`, and every conclusion
 //! above is drawn from a value read after the one that leads to it. `tests/loom_quota.rs` checks this very code with a
 //! kill at every access.
@@ -173,6 +182,19 @@ pub trait Words {
     /// The words of `slot`, or `None` if there is no such slot.
     fn slot(&self, slot: u16) -> Option<SlotWords<'_>>;
 
+    /// Pages of the total that their suspended processes do not use now: a limit applies to the rest.
+    ///
+    /// Read after the total. Whoever lowers it makes an operation after that, so an exchange against the total that was
+    /// read before fails.
+    fn set_aside_pages(&self) -> u64 {
+        0
+    }
+
+    /// Whether what `slot` holds is set aside and must stay as it is. Read after the total, as above.
+    fn is_frozen(&self, _slot: u16) -> bool {
+        false
+    }
+
     /// Called before every access to a word. A model may end the process here.
     fn before_access(&self) {}
 }
@@ -211,6 +233,8 @@ pub enum NotDone {
         /// The device's total at the instant of the refusal.
         used_pages: u64,
     },
+    /// What the slot holds is set aside, its process being suspended. To be tried again later.
+    Frozen,
     /// The slot does not exist.
     NoSuchSlot,
     /// `settled` is not what its owner left there: somebody wrote into the file.
@@ -255,12 +279,18 @@ pub fn operate(words: &impl Words, slot: u16, held: Holding, change: Change) -> 
     for attempt in 0..MAX_ATTEMPTS {
         let seen = Quota::unpack(load(words, words.quota()));
         settle(words, seen);
+        if words.is_frozen(slot) {
+            store(words, own.proposed, held.pack());
+            return Err(NotDone::Frozen);
+        }
         let total_pages = match change {
             Change::Reserve { pages, limit_pages } => {
+                let set_aside = words.set_aside_pages();
                 let total = seen.used_pages.saturating_add(pages);
-                if total > limit_pages.min(MAX_PAGES) {
+                if total > limit_pages.saturating_add(set_aside).min(MAX_PAGES) {
                     store(words, own.proposed, held.pack());
-                    return Err(NotDone::OverLimit { used_pages: seen.used_pages });
+                    let used_pages = seen.used_pages.saturating_sub(set_aside);
+                    return Err(NotDone::OverLimit { used_pages });
                 }
                 total
             }

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use crate::abi::{self, ControlFile};
 use crate::account::{Account, lost};
+use crate::aside;
 use crate::atomic::{AtomicU64, Ordering};
 use crate::compute;
 use crate::control::{Control, DeviceWords};
@@ -23,6 +24,7 @@ use crate::identity::{self, Identity};
 use crate::liveness::{self, Hold};
 use crate::quota;
 use crate::region::Access;
+use crate::suspension;
 
 /// What [`Control::reap`] took back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -249,6 +251,7 @@ pub(crate) fn ever_claimed(file: &ControlFile) -> impl Iterator<Item = (u16, &ab
 fn vacate(file: &ControlFile, index: u16) -> Result<u64, Lost> {
     let slot = file.slots.get(usize::from(index)).ok_or(Lost::Contradictory)?;
     identity::begin_change(slot);
+    aside::forget(file, slot)?;
     let mut pages = 0u64;
     for device in DeviceIndex::all() {
         let words = DeviceWords::new(file, device)?;
@@ -258,6 +261,7 @@ fn vacate(file: &ControlFile, index: u16) -> Result<u64, Lost> {
             compute::give_back(file, words, device)?;
         }
     }
+    suspension::clear(slot);
     identity::end_change(slot, &Identity::default(), abi::SLOT_FREE);
     Ok(pages)
 }

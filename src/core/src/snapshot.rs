@@ -8,6 +8,7 @@
 use std::path::PathBuf;
 
 use crate::abi::{self, ControlFile, UNLIMITED};
+use crate::aside;
 use crate::atomic::Ordering;
 use crate::bucket::Bucket;
 use crate::compute::monotonic_ns;
@@ -20,6 +21,7 @@ use crate::liveness;
 use crate::quota::{Holding, Quota, bytes_of_pages};
 use crate::region::Access;
 use crate::slots::ever_claimed;
+use crate::suspension::{self, Suspension};
 
 /// One reading of a control file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,8 +49,10 @@ pub struct DeviceView {
     pub limit_bytes: Option<u64>,
     /// The device's memory, 0 while unknown.
     pub physical_bytes: u64,
-    /// In use by all processes.
+    /// In use by all processes but suspended ones.
     pub used_bytes: u64,
+    /// Held by suspended processes, which leave room for others.
+    pub set_aside_bytes: u64,
     /// The most ever in use.
     pub peak_bytes: u64,
     /// Reservations refused so far.
@@ -94,6 +98,8 @@ pub struct ProcessView {
     pub identity: Identity,
     /// Whether it lives; `None` if that cannot be asked (see [`Snapshot::at_path`]).
     pub alive: Option<bool>,
+    /// Whether it is suspended, and what has to be known for that.
+    pub suspension: Suspension,
     /// What it holds, by device; devices of which it holds nothing are left out.
     pub devices: Vec<HoldingView>,
 }
@@ -135,7 +141,13 @@ impl Control {
             .filter_map(|(slot, words)| {
                 let identity = identity::read(words)?;
                 let alive = locks.as_ref().and_then(|locks| liveness::is_locked(locks, slot).ok());
-                Some(ProcessView { slot, identity, alive, devices: Vec::new() })
+                Some(ProcessView {
+                    slot,
+                    identity,
+                    alive,
+                    suspension: suspension::of(words),
+                    devices: Vec::new(),
+                })
             })
             .collect();
         let mut devices = Vec::new();
@@ -201,6 +213,7 @@ fn view_device(
             });
         }
     }
+    let set_aside = aside::pages(device);
     let limit_bytes = device.limit_bytes.load(Ordering::Relaxed);
     let kind = match device.kind.load(Ordering::Relaxed) {
         abi::DEVICE_MIG => UuidKind::Mig,
@@ -211,7 +224,8 @@ fn view_device(
         uuid: Uuid::from_halves(high, low, kind),
         limit_bytes: (limit_bytes != UNLIMITED).then_some(limit_bytes),
         physical_bytes: device.physical_bytes.load(Ordering::Relaxed),
-        used_bytes: bytes_of_pages(quota.used_pages),
+        used_bytes: bytes_of_pages(quota.used_pages.saturating_sub(set_aside)),
+        set_aside_bytes: bytes_of_pages(set_aside),
         peak_bytes: bytes_of_pages(device.peak_pages.load(Ordering::Relaxed)),
         refused_count: device.refused_count.load(Ordering::Relaxed),
         context_bytes_learned: bytes_of_pages(device.context_pages_learned.load(Ordering::Relaxed)),

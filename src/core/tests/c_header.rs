@@ -9,6 +9,7 @@ use std::process::{Command, Output};
 use vcuda_core::abi::{self, BusyRecord, Compute, ControlFile, Device, Header, Slot, SlotDevice, Tail};
 use vcuda_core::control::Control;
 use vcuda_core::device::Uuid;
+use vcuda_core::suspension::{self, Phase};
 
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -70,14 +71,15 @@ fn the_header_describes_what_the_library_maps() {
         device_capacity, slot_capacity, device_bytes, slot_bytes, slot_device_bytes, devices_offset, slots_offset,
         slot_devices_offset, coverage_offset, sentinel_offset, lock_base, created_unix_ns, generation, ready, slots_ever_claimed);
     compare!(comparison, Device as "vcuda_device": uuid_high, uuid_low, quota, limit_bytes, physical_bytes,
-        peak_pages, refused_count, context_pages_learned, kind, reserved, compute);
+        peak_pages, refused_count, context_pages_learned, kind, set_aside, held_until_ns, attended_until_ns, reserved,
+        compute);
     compare!(comparison, Compute as "vcuda_compute": deadline_ns, share_ppm, work_count, busy_ns, throttled_ns,
         throttled_count, forgiven_ns, stream_busy_ns, reserved);
     compare!(comparison, BusyRecord as "vcuda_busy_record": slots);
     compare!(comparison, SlotDevice as "vcuda_slot_device": settled, proposed, overhead_pages,
         unsettled_ns, done_by_ns, work_count, busy_ns, throttled_ns);
     compare!(comparison, Slot as "vcuda_slot": state, pid, uid, pid_namespace, start_time_ticks, started_unix_ns,
-        name, found_dead_ns, reserved, limits_digest, devices);
+        name, found_dead_ns, suspension, activity, reserved, limits_digest, devices);
     compare!(comparison, Tail as "vcuda_tail": reserved, sentinel);
     compare!(comparison, ControlFile as "vcuda_control": header, devices, slots, coverage, tail);
     for (name, value) in [
@@ -95,6 +97,17 @@ fn the_header_describes_what_the_library_maps() {
         ("VCUDA_COVERAGE_SLOT_NS", vcuda_core::coverage::SLOT_NS),
         ("VCUDA_DEVICE_GPU", abi::DEVICE_GPU),
         ("VCUDA_DEVICE_MIG", abi::DEVICE_MIG),
+        ("VCUDA_PHASE_RUNNING", Phase::Running as u64),
+        ("VCUDA_PHASE_SUSPENDING", Phase::Suspending as u64),
+        ("VCUDA_PHASE_SUSPENDED", Phase::Suspended as u64),
+        ("VCUDA_PHASE_RESUMING", Phase::Resuming as u64),
+        ("VCUDA_PHASE_LOST", Phase::Lost as u64),
+        ("VCUDA_SUSPENSION_SET_ASIDE", suspension::SET_ASIDE),
+        ("VCUDA_SUSPENSION_IDLE", suspension::IDLE),
+        ("VCUDA_SUSPENSION_WANTED", suspension::WANTED),
+        ("VCUDA_SUSPENSION_MANAGED", suspension::MANAGED),
+        ("VCUDA_SUSPENSION_SHARED", suspension::SHARED),
+        ("VCUDA_SUSPENSION_DENIED", suspension::DENIED),
         ("VCUDA_SLOT_FREE", abi::SLOT_FREE),
         ("VCUDA_SLOT_CHANGING", abi::SLOT_CHANGING),
         ("VCUDA_SLOT_CLAIMED", abi::SLOT_CLAIMED),

@@ -20,6 +20,7 @@ const LIMIT_PAGES: u64 = 3;
 /// One device and its slots.
 struct Device {
     quota: AtomicU64,
+    set_aside: AtomicU64,
     slots: Vec<(AtomicU64, AtomicU64)>,
 }
 
@@ -30,6 +31,7 @@ impl Device {
         let quota = Quota { used_pages: 0, slot: 0, sequence: operations as u16 }.pack();
         Arc::new(Self {
             quota: AtomicU64::new(quota),
+            set_aside: AtomicU64::new(0),
             slots: (0..slots).map(|_| (AtomicU64::new(settled), AtomicU64::new(settled))).collect(),
         })
     }
@@ -72,6 +74,10 @@ impl Words for View<'_> {
     fn slot(&self, slot: u16) -> Option<SlotWords<'_>> {
         let (settled, proposed) = self.device.slots.get(usize::from(slot))?;
         Some(SlotWords { settled, proposed })
+    }
+
+    fn set_aside_pages(&self) -> u64 {
+        self.device.set_aside.load(Ordering::Acquire)
     }
 
     fn before_access(&self) {
@@ -222,5 +228,41 @@ fn a_late_helper_changes_nothing() {
         let mut held = vec![work(&View::immortal(&device), 0, &[1, -1])];
         held.extend(helpers.into_iter().map(|helper| helper.join().unwrap()));
         device.assert_settled(&held);
+    });
+}
+
+/// Slot 0 is suspended and holds 2 of 3 pages. An agent takes them back by slot 2 while slot 1 wants all it can get.
+#[test]
+fn what_was_set_aside_comes_back_within_the_limit() {
+    loom::model(|| {
+        let device = Device::new(3, 0);
+        let view = View::immortal(&device);
+        operate(&view, 0, Holding::default(), Change::Reserve { pages: 2, limit_pages: LIMIT_PAGES })
+            .unwrap();
+        device.set_aside.store(2, Ordering::Release);
+        let other = {
+            let device = Arc::clone(&device);
+            thread::spawn(move || {
+                let view = View::immortal(&device);
+                let held = holding(&view, 1).unwrap();
+                operate(&view, 1, held, Change::Reserve { pages: 2, limit_pages: LIMIT_PAGES }).is_ok()
+            })
+        };
+        let held = holding(&view, 2).unwrap();
+        let reserve = Change::Reserve { pages: 2, limit_pages: LIMIT_PAGES };
+        let taken_back = match operate(&view, 2, held, reserve) {
+            Ok(Done { holding: held, .. }) => {
+                device.set_aside.store(0, Ordering::SeqCst);
+                operate(&view, 2, held, Change::Release { pages: 2 }).unwrap();
+                true
+            }
+            Err(NotDone::OverLimit { .. }) => false,
+            Err(other) => panic!("{other:?}"),
+        };
+        let got = other.join().unwrap();
+        let total = Quota::unpack(device.quota.load(Ordering::Acquire)).used_pages;
+        let in_use = total - device.set_aside.load(Ordering::Acquire);
+        assert_eq!(in_use, 2 * (u64::from(taken_back) + u64::from(got)));
+        assert!(in_use <= LIMIT_PAGES);
     });
 }

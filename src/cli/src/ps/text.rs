@@ -188,6 +188,7 @@ mod tests {
     use vcuda_core::device::{DeviceIndex, Uuid};
     use vcuda_core::identity::Identity;
     use vcuda_core::snapshot::{ComputeView, HoldingView};
+    use vcuda_core::suspension::Suspension;
 
     const MIB: u64 = 1 << 20;
 
@@ -200,6 +201,7 @@ mod tests {
             limit_bytes: Some(4096 * MIB),
             physical_bytes: 81920 * MIB,
             used_bytes: 1024 * MIB,
+            set_aside_bytes: 0,
             peak_bytes: 2150 * MIB,
             refused_count: 3,
             context_bytes_learned: 0,
@@ -217,7 +219,13 @@ mod tests {
             work_count: 0,
             throttled_ns: 0,
         };
-        ProcessView { slot: 0, identity, alive: Some(alive), devices: vec![held] }
+        ProcessView {
+            slot: 0,
+            identity,
+            alive: Some(alive),
+            suspension: Suspension::default(),
+            devices: vec![held],
+        }
     }
 
     fn snapshot(devices: Vec<DeviceView>, processes: Vec<ProcessView>) -> Snapshot {
