@@ -15,10 +15,13 @@
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 #![deny(clippy::arithmetic_side_effects)]
 
-use crate::abi::Slot;
+use crate::abi::{SLOT_CAPACITY, Slot};
 use crate::atomic::{AtomicU64, Ordering};
 use crate::control::Control;
-use crate::error::Lost;
+use crate::error::{ControlError, Lost};
+use crate::liveness;
+use crate::region::Access;
+use std::fs::File;
 use std::time::Duration;
 
 const PHASE_BITS: u64 = 0xf;
@@ -263,7 +266,29 @@ impl<'a> SuspensionWords<'a> {
     }
 }
 
+/// One byte behind the slots' own: whoever suspends or brings back processes of a slice has it locked.
+const OPERATION_BYTE: u16 = SLOT_CAPACITY as u16;
+
+/// The right to suspend processes of a slice and to bring them back, which one agent has at a time. Ends when dropped, and
+/// with the process in any way.
+#[derive(Debug)]
+pub struct Operation {
+    _file: File,
+}
+
 impl Control {
+    /// Begins an operation; `None` while another agent has one under way.
+    ///
+    /// # Errors
+    /// `Replaced`, or the system's.
+    pub fn begin_operation(&self) -> Result<Option<Operation>, ControlError> {
+        let file = self.region.reopen(self.path(), Access::ReadWrite)?;
+        match liveness::try_lock(&file, OPERATION_BYTE) {
+            Ok(is_ours) => Ok(is_ours.then_some(Operation { _file: file })),
+            Err(error) => Err(ControlError::io(self.path(), "lock a byte of it (F_OFD_SETLK)", error)),
+        }
+    }
+
     /// The words of a slot, to be changed.
     ///
     /// # Errors

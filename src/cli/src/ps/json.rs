@@ -69,6 +69,7 @@ mod tests {
     use vcuda_core::device::{DeviceIndex, Uuid};
     use vcuda_core::identity::Identity;
     use vcuda_core::snapshot::{ComputeView, RECENT_NS};
+    use vcuda_core::suspension::Suspension;
 
     #[test]
     fn idle_slices_are_told_without_their_dead() {
@@ -78,6 +79,7 @@ mod tests {
             limit_bytes: None,
             physical_bytes: 0,
             used_bytes: 0,
+            set_aside_bytes: 0,
             peak_bytes: 0,
             refused_count: 0,
             context_bytes_learned: 0,
@@ -88,7 +90,13 @@ mod tests {
             },
         };
         let dead =
-            ProcessView { slot: 0, identity: Identity::default(), alive: Some(false), devices: Vec::new() };
+            ProcessView {
+                slot: 0,
+                identity: Identity::default(),
+                alive: Some(false),
+                suspension: Suspension::default(),
+                devices: Vec::new(),
+            };
         let path = "/dev/shm/vcuda-0/run-4711".into();
         let idle = Snapshot {
             path,
