@@ -61,7 +61,6 @@ extern "C" {
 #define VCUDA_PHASE_LOST 4 /* the driver could not bring it back; it can only be ended */
 
 /* Flags in vcuda_slot.suspension. */
-#define VCUDA_SUSPENSION_SET_ASIDE (UINT64_C(1) << 10) /* what the slot holds is in the device's set_aside */
 #define VCUDA_SUSPENSION_IDLE (UINT64_C(1) << 11)      /* put aside for being idle: comes back when it calls */
 #define VCUDA_SUSPENSION_WANTED (UINT64_C(1) << 12)    /* a call waits for it to come back */
 #define VCUDA_SUSPENSION_MANAGED (UINT64_C(1) << 13)   /* has managed memory, which can't be suspended */
@@ -152,7 +151,8 @@ struct vcuda_slot {
 	uint64_t suspension;       /* phase in the low 4 bits, see vcuda_phase() and the flags below; MiB that it waits for
 	                              in bits 16 to 39; idle release in tenths of a second from bit 40 on, 0 if none */
 	uint64_t activity;         /* of a process with idle release: driver calls begun:32, under way:32 */
-	uint64_t reserved[3];      /* 0 */
+	uint64_t set_aside;        /* the header's generation while the pages held are in the device's set_aside */
+	uint64_t reserved[2];      /* 0 */
 	uint64_t limits_digest;    /* 64-bit FNV-1a of the text of the limits file it goes by; 0 if it goes by variables */
 	struct vcuda_slot_device devices[VCUDA_DEVICE_CAPACITY]; /* by index of the device */
 };

@@ -200,8 +200,11 @@ pub struct Slot {
     /// Driver calls of a process that may be put aside when idle: how often one began, in the upper half, and how many
     /// are under way.
     pub activity: AtomicU64,
+    /// The header's `generation` while what the slot holds is set aside; anything else while it is not. A whole word, so
+    /// that nothing written here by mistake stops a process.
+    pub set_aside: AtomicU64,
     /// 0.
-    pub reserved: [AtomicU64; 3],
+    pub reserved: [AtomicU64; 2],
     /// Tells the text of the limits file that the process goes by from others, see
     /// [`digest`](crate::limits::digest); 0 if its limits come from variables, which can't change while it runs.
     pub limits_digest: AtomicU64,
@@ -314,7 +317,8 @@ const _: () = {
     assert!(offset_of!(Slot, found_dead_ns) == 72);
     assert!(offset_of!(Slot, suspension) == 80);
     assert!(offset_of!(Slot, activity) == 88);
-    assert!(offset_of!(Slot, reserved) == 96);
+    assert!(offset_of!(Slot, set_aside) == 96);
+    assert!(offset_of!(Slot, reserved) == 104);
     assert!(offset_of!(Slot, limits_digest) == 120);
     assert!(offset_of!(Slot, devices) == 128);
 

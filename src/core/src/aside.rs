@@ -1,8 +1,8 @@
 //! What the quota of a slice makes of a suspended process: its pages are set aside, so that others of the slice may
 //! reserve as many, and taken back before it runs again.
 //!
-//! Owns `Device::set_aside`, which is a sum over slots: of the pages of all that have the mark
-//! [`SET_ASIDE`]. Whoever sets or takes such a mark makes the sum anew, and must win the exchange that
+//! Owns `Slot::set_aside`, the mark of a slot whose pages are set aside, and `Device::set_aside`, the sum of the pages of
+//! all that have it. Whoever sets or takes such a mark makes the sum anew, and must win the exchange that
 //! began before the sum; so the last one to win has seen every mark. Somebody killed in between leaves it to the next:
 //! until then more is allowed or less, but no suspended process is brought back without a reservation. Must never be
 //! used on a process that isn't checkpointed. How the pages leave and come back exactly is told in [`quota`].
@@ -17,7 +17,7 @@ use crate::device::DeviceIndex;
 use crate::error::{Lost, ReserveError};
 use crate::quota::{self, MAX_PAGES, pages_within_limit};
 use crate::slots;
-use crate::suspension::{self, Phase, SET_ASIDE};
+use crate::suspension::{self, Phase};
 
 /// Pages above, how often they changed below.
 const PAGES_SHIFT: u32 = 28;
@@ -26,6 +26,20 @@ const COUNT_MASK: u64 = (1 << PAGES_SHIFT) - 1;
 /// Pages of a device that are set aside.
 pub(crate) fn pages(device: &Device) -> u64 {
     device.set_aside.load(Ordering::Acquire) >> PAGES_SHIFT
+}
+
+/// Whether what a slot holds is set aside.
+pub(crate) fn is_set_aside(file: &ControlFile, slot: &Slot) -> bool {
+    let mark = slot.set_aside.load(Ordering::SeqCst);
+    mark != 0 && mark == file.header.generation.load(Ordering::Relaxed)
+}
+
+fn mark(file: &ControlFile, slot: &Slot) {
+    slot.set_aside.store(file.header.generation.load(Ordering::Relaxed), Ordering::SeqCst);
+}
+
+fn unmark(slot: &Slot) {
+    slot.set_aside.store(0, Ordering::SeqCst);
 }
 
 /// Devices that some process has used.
@@ -42,7 +56,7 @@ fn add_up(file: &ControlFile) -> Result<(), Lost> {
             let before = device.set_aside.load(Ordering::SeqCst);
             let mut sum = 0u64;
             for (number, slot) in slots::ever_claimed(file) {
-                if suspension::of(slot).is_set_aside() {
+                if is_set_aside(file, slot) {
                     sum = sum.saturating_add(quota::holding(&words, number).map_err(lost)?.used_pages);
                 }
             }
@@ -57,10 +71,9 @@ fn add_up(file: &ControlFile) -> Result<(), Lost> {
 
 /// Before a dead process's slot is emptied. The caller has its lock.
 pub(crate) fn forget(file: &ControlFile, slot: &Slot) -> Result<(), Lost> {
-    let word = suspension::of(slot);
     // A taker killed between the two steps left the phase, which goes last.
-    if word.is_set_aside() || word.phase() != Phase::Running {
-        slot.suspension.fetch_and(!SET_ASIDE, Ordering::SeqCst);
+    if is_set_aside(file, slot) || suspension::of(slot).phase() != Phase::Running {
+        unmark(slot);
         add_up(file)?;
     }
     Ok(())
@@ -74,7 +87,7 @@ impl slots::Slot {
     pub fn set_aside(&self, suspended: u16) -> Result<(), Lost> {
         let file = self.claim().file()?;
         let slot = file.slots.get(usize::from(suspended)).ok_or(Lost::Contradictory)?;
-        slot.suspension.fetch_or(SET_ASIDE, Ordering::SeqCst);
+        mark(file, slot);
         for (index, _) in known(file) {
             self.own_account(index)?.touch()?;
         }
@@ -89,7 +102,7 @@ impl slots::Slot {
     pub fn take_back(&self, suspended: u16) -> Result<(), ReserveError> {
         let file = self.claim().file()?;
         let slot = file.slots.get(usize::from(suspended)).ok_or(Lost::Contradictory)?;
-        if !suspension::of(slot).is_set_aside() {
+        if !is_set_aside(file, slot) {
             return Ok(());
         }
         let mut reserved = Vec::new();
@@ -105,7 +118,7 @@ impl slots::Slot {
             Ok::<(), ReserveError>(())
         });
         if outcome.is_ok() {
-            slot.suspension.fetch_and(!SET_ASIDE, Ordering::SeqCst);
+            unmark(slot);
             add_up(file)?;
         }
         for account in &mut reserved {

@@ -253,6 +253,6 @@ impl Words for DeviceWords<'_> {
     }
 
     fn is_frozen(&self, slot: u16) -> bool {
-        self.file.slots.get(usize::from(slot)).is_some_and(|slot| suspension::of(slot).is_set_aside())
+        self.file.slots.get(usize::from(slot)).is_some_and(|slot| aside::is_set_aside(self.file, slot))
     }
 }

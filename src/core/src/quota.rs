@@ -286,6 +286,15 @@ pub fn operate(words: &impl Words, slot: u16, held: Holding, change: Change) -> 
         let total_pages = match change {
             Change::Reserve { pages, limit_pages } => {
                 let set_aside = words.set_aside_pages();
+                // More than there is at all: the total is another one by now, or somebody wrote into the file.
+                if set_aside > seen.used_pages {
+                    if load(words, words.quota()) != seen.pack() {
+                        back_off(attempt);
+                        continue;
+                    }
+                    store(words, own.proposed, held.pack());
+                    return Err(NotDone::Contradiction);
+                }
                 let total = seen.used_pages.saturating_add(pages);
                 if total > limit_pages.saturating_add(set_aside).min(MAX_PAGES) {
                     store(words, own.proposed, held.pack());

@@ -27,8 +27,6 @@ use std::time::Duration;
 const PHASE_BITS: u64 = 0xf;
 const DEVICE_SHIFT: u32 = 4;
 const DEVICE_BITS: u64 = 0x3f << DEVICE_SHIFT;
-/// What the slot holds is set aside; see [`aside`](crate::aside).
-pub const SET_ASIDE: u64 = 1 << 10;
 /// Put aside because it was idle: it comes back when it calls.
 pub const IDLE: u64 = 1 << 11;
 /// A call of the process waits for it to come back.
@@ -80,11 +78,6 @@ impl Suspension {
             3 => Phase::Resuming,
             _ => Phase::Lost,
         }
-    }
-
-    /// Whether what the slot holds is set aside.
-    pub const fn is_set_aside(self) -> bool {
-        self.0 & SET_ASIDE != 0
     }
 
     /// Whether it was put aside because it was idle.
@@ -145,6 +138,7 @@ pub(crate) fn of(slot: &Slot) -> Suspension {
 pub(crate) fn clear(slot: &Slot) {
     slot.suspension.store(0, Ordering::Release);
     slot.activity.store(0, Ordering::Release);
+    slot.set_aside.store(0, Ordering::Release);
 }
 
 /// Says that a call waits, and sleeps until the word changes, but not for long.

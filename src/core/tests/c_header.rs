@@ -79,7 +79,8 @@ fn the_header_describes_what_the_library_maps() {
     compare!(comparison, SlotDevice as "vcuda_slot_device": settled, proposed, overhead_pages,
         unsettled_ns, done_by_ns, work_count, busy_ns, throttled_ns);
     compare!(comparison, Slot as "vcuda_slot": state, pid, uid, pid_namespace, start_time_ticks, started_unix_ns,
-        name, found_dead_ns, suspension, activity, reserved, limits_digest, devices);
+        name, found_dead_ns, suspension, activity, set_aside, reserved,
+        limits_digest, devices);
     compare!(comparison, Tail as "vcuda_tail": reserved, sentinel);
     compare!(comparison, ControlFile as "vcuda_control": header, devices, slots, coverage, tail);
     for (name, value) in [
@@ -102,7 +103,6 @@ fn the_header_describes_what_the_library_maps() {
         ("VCUDA_PHASE_SUSPENDED", Phase::Suspended as u64),
         ("VCUDA_PHASE_RESUMING", Phase::Resuming as u64),
         ("VCUDA_PHASE_LOST", Phase::Lost as u64),
-        ("VCUDA_SUSPENSION_SET_ASIDE", suspension::SET_ASIDE),
         ("VCUDA_SUSPENSION_IDLE", suspension::IDLE),
         ("VCUDA_SUSPENSION_WANTED", suspension::WANTED),
         ("VCUDA_SUSPENSION_MANAGED", suspension::MANAGED),

@@ -116,7 +116,6 @@ impl World {
     fn assert_runs(&self) {
         assert_eq!(self.state.get(), ProcessState::Running);
         assert_eq!(self.word().phase(), Phase::Running);
-        assert!(!self.word().is_set_aside());
         assert_eq!(self.used_bytes(), 4 * GIB);
         assert!(!path_of(self.control.path()).exists());
         assert_eq!(self.control.held_until_ns(self.device), Ok(0));
