@@ -18,5 +18,6 @@ mod quiet;
 mod races;
 mod readers;
 mod set;
+mod suspend;
 mod top;
 mod views;

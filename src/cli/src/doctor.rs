@@ -9,6 +9,7 @@ mod finding;
 mod hooks;
 mod limits;
 mod nvml;
+mod suspend;
 mod system;
 
 use anyhow::Result;
@@ -58,6 +59,7 @@ impl Doctor {
             Section { title: "Driver", findings: driver },
             Section { title: "Hooks", findings: hooks::examine() },
             Section { title: "Compute share", findings: compute::examine() },
+            Section { title: "Suspending", findings: suspend::examine() },
             Section { title: "Limits", findings: limits::examine(&gpus) },
             Section { title: "This system", findings: system::examine() },
         ];

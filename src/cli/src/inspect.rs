@@ -55,7 +55,8 @@ impl Inspect {
     }
 }
 
-fn control_file_of(limits_file: PathBuf) -> Result<PathBuf> {
+/// The control file that a limits file names.
+pub fn control_file_of(limits_file: PathBuf) -> Result<PathBuf> {
     let limits = LimitsFile::at(&limits_file).read()?;
     limits.control_file.with_context(|| {
         format!("{} names no control file, so it may hold for many slices; name one", limits_file.display())

@@ -3,14 +3,17 @@
 //!
 //! Works the same inside a slice, where it is itself preloaded. Must never use CUDA: a look must cost no memory.
 
+mod agent;
 mod doctor;
 mod duration;
 mod inspect;
 mod manual;
 mod ps;
+mod resume;
 mod run;
 mod set;
 mod size;
+mod suspend;
 mod top;
 
 use clap::{Parser, Subcommand};
@@ -36,6 +39,10 @@ enum Command {
     Inspect(inspect::Inspect),
     /// Change the limits of a slice, also while programs run in it
     Set(set::Set),
+    /// Take all programs of a slice off the GPU, their memory into the host's
+    Suspend(suspend::Suspend),
+    /// Bring a slice's programs back once there is room for them
+    Resume(resume::Resume),
     /// Show what was found here, and what can't be enforced and why
     Doctor(doctor::Doctor),
     /// Print completions for a shell
@@ -51,6 +58,8 @@ fn main() -> ExitCode {
         Command::Top(top) => (top.execute(), 1),
         Command::Inspect(inspect) => (inspect.execute(), 1),
         Command::Set(set) => (set.execute(), 1),
+        Command::Suspend(suspend) => (suspend.execute(), 1),
+        Command::Resume(resume) => (resume.execute(), 1),
         Command::Doctor(doctor) => (doctor.execute(), 2),
         Command::Completions(completions) => (completions.execute(), 1),
         Command::Man(man) => (man.execute(), 1),

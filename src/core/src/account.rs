@@ -10,6 +10,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::abi::ControlFile;
+use crate::aside;
 use crate::atomic::{AtomicU64, Ordering};
 use crate::control::DeviceWords;
 use crate::device::DeviceIndex;
@@ -42,11 +43,20 @@ impl Account {
     /// driver is.
     ///
     /// # Errors
-    /// `Refused` with the amounts at that instant; nothing changed then. `Lost` if the file cannot be used.
+    /// `Refused` with the amounts at that instant, `Held` while a process is restored on the device; nothing changed
+    /// then. `Lost` if the file cannot be used.
     pub fn reserve(&mut self, pages: u64, limit_pages: u64) -> Result<(), ReserveError> {
         if pages == 0 {
             return Ok(());
         }
+        if aside::is_held(DeviceWords::new(self.claim.file()?, self.device)?.entry()) {
+            return Err(ReserveError::Held);
+        }
+        self.take_again(pages, limit_pages)
+    }
+
+    /// As [`reserve`](Self::reserve), also while others are held back.
+    pub(crate) fn take_again(&mut self, pages: u64, limit_pages: u64) -> Result<(), ReserveError> {
         match self.operate(Change::Reserve { pages, limit_pages })? {
             Ok(()) => Ok(()),
             Err(used_pages) => Err(ReserveError::Refused(Refused { used_pages, limit_pages })),

@@ -16,6 +16,7 @@ use crate::control::{DeviceWords, entry};
 use crate::device::DeviceIndex;
 use crate::error::{Lost, ReserveError};
 use crate::quota::{self, MAX_PAGES, pages_within_limit};
+use crate::region::monotonic_ns;
 use crate::slots;
 use crate::suspension::{self, Phase};
 
@@ -40,6 +41,16 @@ fn mark(file: &ControlFile, slot: &Slot) {
 
 fn unmark(slot: &Slot) {
     slot.set_aside.store(0, Ordering::SeqCst);
+}
+
+/// Longest that anybody is held back: what says more was not written by an agent.
+const MOST_HELD_NS: u64 = 600_000_000_000;
+
+/// Whether nothing new is to be taken of a device just now.
+pub(crate) fn is_held(device: &Device) -> bool {
+    let until_ns = device.held_until_ns.load(Ordering::SeqCst);
+    // Nobody is, but for seconds at a time; the clock is asked only then.
+    until_ns != 0 && (1..MOST_HELD_NS).contains(&until_ns.saturating_sub(monotonic_ns()))
 }
 
 /// Devices that some process has used.
@@ -112,7 +123,7 @@ impl slots::Slot {
             let mut account = self.own_account(index)?;
             // A limit lowered below what the process alone holds can't be kept by waiting.
             if pages <= limit_pages {
-                account.reserve(pages, limit_pages)?;
+                account.take_again(pages, limit_pages)?;
             }
             reserved.push(account);
             Ok::<(), ReserveError>(())

@@ -47,6 +47,9 @@ impl std::error::Error for Lost {}
 pub enum ReserveError {
     /// The device's total would have passed the limit. Nothing changed.
     Refused(Refused),
+    /// Nothing new is to be taken of the device just now, as a process is being restored. Nothing changed; to be tried
+    /// again in a moment.
+    Held,
     /// The file cannot be used.
     Lost(Lost),
 }
@@ -72,6 +75,7 @@ impl fmt::Display for ReserveError {
             Self::Refused(Refused { used_pages, limit_pages }) => {
                 write!(f, "over the limit: {used_pages} of {limit_pages} pages of 4096 bytes are in use")
             }
+            Self::Held => f.write_str("a process is being restored on the device"),
             Self::Lost(lost) => write!(f, "control file {lost}"),
         }
     }

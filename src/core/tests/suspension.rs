@@ -201,9 +201,7 @@ proptest! {
                     is_aside[who] = true;
                 }
                 Step::TakeBack(who) => {
-                    if world.agent.take_back(processes[who].0.index()).is_ok() {
-                        is_aside[who] = false;
-                    }
+                    is_aside[who] &= world.agent.take_back(processes[who].0.index()).is_err();
                 }
                 Step::Die(who) => {
                     processes.remove(who);

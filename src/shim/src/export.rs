@@ -226,6 +226,9 @@ hooks! {
                 cuStreamBeginRecaptureToGraph cuStreamBeginRecaptureToGraph_ptsz;
             hook::module::unload: cuModuleUnload cuLibraryUnload;
             hook::module::unsettling: cuDeviceSetMemPool cuMemSetMemPool;
+            hook::pool::share:
+                cuIpcGetMemHandle cuIpcOpenMemHandle cuIpcOpenMemHandle_v2 cuIpcGetEventHandle cuIpcOpenEventHandle
+                cuMemPoolExportToShareableHandle;
         }
         subject {
             hook::stream::destroy: cuStreamDestroy cuStreamDestroy_v2;

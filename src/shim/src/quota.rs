@@ -17,6 +17,7 @@ use std::cell::Cell;
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
 use vcuda_core::abi::UNLIMITED;
 use vcuda_core::account::Account;
 use vcuda_core::control::Control;
@@ -30,6 +31,9 @@ use vcuda_driver::result::CUerror;
 pub const MAPPING_BYTES: u64 = 2 << 20;
 /// [`MAPPING_BYTES`] in pages.
 pub const MAPPING_PAGES: u64 = MAPPING_BYTES / PAGE_BYTES;
+
+/// How often it is looked whether allocations may go on while a process is restored.
+const HELD_POLL: Duration = Duration::from_millis(5);
 
 /// One call begun, in [`Quota::calls`].
 const CALL_BEGUN: u64 = 1 << 32;
@@ -189,14 +193,21 @@ impl Quota {
             return Ok(());
         }
         slice::look_at_limits();
-        let mut account = self.account.lock();
-        match account.reserve(pages, self.limit_pages()) {
-            Ok(()) => {
-                self.own_pages.store(account.used_pages(), Ordering::Relaxed);
-                Ok(())
+        loop {
+            let mut account = self.account.lock();
+            match account.reserve(pages, self.limit_pages()) {
+                Ok(()) => {
+                    self.own_pages.store(account.used_pages(), Ordering::Relaxed);
+                    return Ok(());
+                }
+                Err(ReserveError::Refused(_)) => return Err(Refusal::Full),
+                Err(ReserveError::Lost(_)) => return Err(Refusal::Lost),
+                // A process is being restored; a memory that is taken meanwhile might be what it lacks.
+                Err(ReserveError::Held) => {
+                    drop(account);
+                    std::thread::sleep(HELD_POLL);
+                }
             }
-            Err(ReserveError::Refused(_)) => Err(Refusal::Full),
-            Err(ReserveError::Lost(_)) => Err(Refusal::Lost),
         }
     }
 

@@ -30,6 +30,7 @@ use vcuda_core::error::{ControlError, Lost};
 use vcuda_core::limits::{Gpu, Limits, LimitsError, LogLevel};
 use vcuda_core::location::{default_path, default_path_to_read};
 use vcuda_core::slots::Slot;
+use vcuda_core::suspension;
 use vcuda_driver::cuda::types::{CUcontext, CUdevice, CUstream};
 use vcuda_driver::result::CUerror;
 
@@ -75,6 +76,8 @@ pub struct Slice {
     pub physical: PhysicalMemory,
     /// Executable graphs that allocate.
     pub graphs: AllocatingGraphs,
+    /// Live allocations of managed memory.
+    managed: Mutex<i64>,
 }
 
 impl Slice {
@@ -120,6 +123,25 @@ impl Slice {
     /// All compute shares.
     pub fn paces(&self) -> impl Iterator<Item = &Pace> {
         self.paces.iter().flatten()
+    }
+
+    /// Counts an allocation of managed memory, or one less: whoever would suspend this process has to know of any.
+    pub fn count_managed(&self, change: i64) {
+        let mut managed = self.managed.lock();
+        *managed = managed.saturating_add(change);
+        self.note_obstacle(suspension::MANAGED, *managed > 0);
+    }
+
+    /// Notes that this process has shared memory or an event with another one.
+    pub fn note_shared(&self) {
+        self.note_obstacle(suspension::SHARED, true);
+    }
+
+    fn note_obstacle(&self, obstacle: u64, is_there: bool) {
+        // Lost with the file, which every charge reports.
+        if let Ok(words) = self.control.suspension_words(self.slot.index()) {
+            words.set_obstacle(obstacle, is_there);
+        }
     }
 
     /// Marks a call under way on every limited device: which one it concerns is known only afterwards.
@@ -237,6 +259,7 @@ impl Slice {
             large_pool_blocks: AtomicU64::new(0),
             physical: PhysicalMemory::default(),
             graphs: AllocatingGraphs::default(),
+            managed: Mutex::default(),
         })
     }
 }

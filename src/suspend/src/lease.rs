@@ -38,6 +38,8 @@ const SETTLING: Duration = Duration::from_millis(30);
 const POLL: Duration = Duration::from_millis(100);
 /// Others are held for this long at most if the lease's holder dies: as long as a restore may take.
 const LEAST_HOLD: Duration = Duration::from_secs(10);
+/// And never longer: the control file's readers don't believe more.
+const MOST_HOLD: Duration = Duration::from_secs(590);
 /// The slowest restore that is reckoned with, in bytes a second.
 const SLOWEST_RESTORE: u64 = 500 << 20;
 
@@ -190,7 +192,8 @@ impl Lease {
 
     fn hold(&mut self, needs: &[Need], slices: &[Arc<Control>]) {
         for need in needs {
-            let longest = LEAST_HOLD.saturating_add(Duration::from_secs(need.bytes / SLOWEST_RESTORE));
+            let longest =
+                LEAST_HOLD.saturating_add(Duration::from_secs(need.bytes / SLOWEST_RESTORE)).min(MOST_HOLD);
             let until_ns = monotonic_ns().saturating_add(longest.as_nanos() as u64);
             for slice in slices {
                 // A slice that doesn't know the GPU takes nothing of it; one that can't be written to is covered by

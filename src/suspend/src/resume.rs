@@ -223,6 +223,8 @@ fn take_back(
             Ok(()) => return Ok(None),
             Err(ReserveError::Lost(lost)) => return Err(lost.into()),
             Err(ReserveError::Refused(refused)) => refused,
+            // Not asked of whoever takes back what was set aside.
+            Err(ReserveError::Held) => continue,
         };
         if target.fate() == Fate::Died {
             return Ok(None);

@@ -52,7 +52,7 @@ pub fn is_mps_running() -> bool {
 }
 
 /// Whether this process has a file mapped whose path ends so.
-fn is_mapped(end: &str) -> bool {
+pub fn is_mapped(end: &str) -> bool {
     std::fs::read_to_string("/proc/self/maps").is_ok_and(|maps| maps.lines().any(|line| line.ends_with(end)))
 }
 

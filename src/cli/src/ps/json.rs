@@ -1,5 +1,6 @@
 //! Everything that the control files say, for programs: amounts in bytes, times in nanoseconds.
 
+use super::text::state;
 use super::{living, recent_busy_ratio};
 use serde_json::{Value, json};
 use vcuda_core::snapshot::{DeviceView, ProcessView, Snapshot};
@@ -27,6 +28,7 @@ fn device(device: &DeviceView, snapshot: &Snapshot) -> Value {
         "limit_bytes": device.limit_bytes,
         "physical_bytes": device.physical_bytes,
         "used_bytes": device.used_bytes,
+        "suspended_bytes": device.set_aside_bytes,
         "peak_bytes": device.peak_bytes,
         "refused_count": device.refused_count,
         "context_bytes_learned": device.context_bytes_learned,
@@ -55,6 +57,7 @@ fn process(process: &ProcessView, device: &DeviceView) -> Value {
             .then(|| format!("{:016x}", process.identity.limits_digest)),
         "used_bytes": held.map_or(0, |view| view.used_bytes),
         "context_bytes": held.map_or(0, |view| view.overhead_bytes),
+        "state": state(process),
         "compute": {
             "busy_ns": held.map_or(0, |view| view.busy_ns),
             "work_count": held.map_or(0, |view| view.work_count),
@@ -89,14 +92,13 @@ mod tests {
                 ..ComputeView::default()
             },
         };
-        let dead =
-            ProcessView {
-                slot: 0,
-                identity: Identity::default(),
-                alive: Some(false),
-                suspension: Suspension::default(),
-                devices: Vec::new(),
-            };
+        let dead = ProcessView {
+            slot: 0,
+            identity: Identity::default(),
+            alive: Some(false),
+            suspension: Suspension::default(),
+            devices: Vec::new(),
+        };
         let path = "/dev/shm/vcuda-0/run-4711".into();
         let idle = Snapshot {
             path,

@@ -4,6 +4,7 @@ use super::{living, recent_busy_ratio};
 use crate::{duration, size};
 use vcuda_core::share::Share;
 use vcuda_core::snapshot::{DeviceView, HoldingView, ProcessView, Snapshot};
+use vcuda_core::suspension::Phase;
 
 /// Columns for a process's name: as many as the kernel keeps of it.
 const NAME_COLUMNS: usize = 16;
@@ -34,11 +35,19 @@ fn slice(snapshot: &Snapshot, own_namespace: u64) -> String {
         text.push_str("  was removed or replaced: programs started from now on count apart\n");
     }
     let is_used = |device: &&DeviceView| {
-        device.used_bytes > 0 || living(snapshot).any(|process| holding(process, device).is_some())
+        device.used_bytes > 0
+            || device.set_aside_bytes > 0
+            || living(snapshot).any(|process| holding(process, device).is_some())
     };
     let used: Vec<&DeviceView> = snapshot.devices.iter().filter(is_used).collect();
     for device in &used {
         text.push_str(&format!("  {}  {}\n", name_of(device, &used), of_quota(device)));
+        if device.set_aside_bytes > 0 {
+            let away = size::text(device.set_aside_bytes);
+            text.push_str(&format!(
+                "    {away} of suspended processes are not on the device and not counted\n"
+            ));
+        }
         if has_compute(device) {
             text.push_str(&format!("    {}\n", of_share(device)));
         }
@@ -54,13 +63,15 @@ fn slice(snapshot: &Snapshot, own_namespace: u64) -> String {
 /// The processes that have to do with a device, under a heading.
 pub fn holders(snapshot: &Snapshot, device: &DeviceView, own_namespace: u64) -> String {
     let is_held = living(snapshot).any(|process| holding(process, device).is_some());
-    let mut text = if is_held { heading(device) } else { String::new() };
+    let has_states = living(snapshot).any(|process| process.suspension.phase() != Phase::Running);
+    let mut text = if is_held { heading(device, has_states) } else { String::new() };
     for process in living(snapshot) {
         if let Some(held) = holding(process, device) {
-            text.push_str(&row(process, held, device, own_namespace));
+            text.push_str(&row(process, held, device, own_namespace, has_states));
         }
     }
-    let held: u64 = living(snapshot).map(|process| process.used_bytes(device.index)).sum();
+    let in_use = living(snapshot).filter(|process| !is_away(process));
+    let held: u64 = in_use.map(|process| process.used_bytes(device.index)).sum();
     if device.used_bytes > held {
         let rest = size::text(device.used_bytes - held);
         text.push_str(&format!("             {rest} of ended processes, free again when next needed\n"));
@@ -75,7 +86,7 @@ fn holding<'a>(process: &'a ProcessView, device: &DeviceView) -> Option<&'a Hold
 
 /// Whether memory is counted on the device.
 pub fn has_memory(device: &DeviceView) -> bool {
-    device.limit_bytes.is_some() || device.used_bytes > 0
+    device.limit_bytes.is_some() || device.used_bytes > 0 || device.set_aside_bytes > 0
 }
 
 /// Whether GPU time is counted on the device.
@@ -84,10 +95,16 @@ pub fn has_compute(device: &DeviceView) -> bool {
 }
 
 /// The heads of the columns that [`row`] fills.
-fn heading(device: &DeviceView) -> String {
+fn heading(device: &DeviceView, has_states: bool) -> String {
     let mut text = format!("        PID  {:<NAME_COLUMNS$}", "PROCESS");
     if has_memory(device) {
-        text.push_str("     HOLDS  CONTEXTS");
+        text.push_str("     HOLDS");
+    }
+    // In place of what is known of contexts: there is room for one of the two.
+    if has_states {
+        text.push_str("     STATE");
+    } else if has_memory(device) {
+        text.push_str("  CONTEXTS");
     }
     if has_compute(device) {
         text.push_str("  GPU TIME     CALLS THROTTLED");
@@ -96,12 +113,22 @@ fn heading(device: &DeviceView) -> String {
     text
 }
 
-fn row(process: &ProcessView, held: &HoldingView, device: &DeviceView, own_namespace: u64) -> String {
+fn row(
+    process: &ProcessView,
+    held: &HoldingView,
+    device: &DeviceView,
+    own_namespace: u64,
+    has_states: bool,
+) -> String {
     let name = cut(&process.identity.name, NAME_COLUMNS);
     let mut text = format!("  {} {name:<NAME_COLUMNS$}", process_id(process, own_namespace));
     if has_memory(device) {
-        let (all, contexts) = (size::text(held.used_bytes), size::text(held.overhead_bytes));
-        text.push_str(&format!(" {all:>9} {contexts:>9}"));
+        text.push_str(&format!(" {:>9}", size::text(held.used_bytes)));
+    }
+    if has_states {
+        text.push_str(&format!(" {:>9}", state(process)));
+    } else if has_memory(device) {
+        text.push_str(&format!(" {:>9}", size::text(held.overhead_bytes)));
     }
     if has_compute(device) {
         let (busy, throttled) = (duration::text(held.busy_ns), duration::text(held.throttled_ns));
@@ -109,6 +136,23 @@ fn row(process: &ProcessView, held: &HoldingView, device: &DeviceView, own_names
     }
     text.push('\n');
     text
+}
+
+/// How far the process is on the way to being suspended or back.
+pub fn state(process: &ProcessView) -> &'static str {
+    match process.suspension.phase() {
+        Phase::Running => "running",
+        Phase::Suspending => "stopping",
+        Phase::Suspended if process.suspension.is_idle() => "idle",
+        Phase::Suspended => "suspended",
+        Phase::Resuming => "resuming",
+        Phase::Lost => "lost",
+    }
+}
+
+/// Whether nothing of it is on the device.
+fn is_away(process: &ProcessView) -> bool {
+    matches!(process.suspension.phase(), Phase::Suspended | Phase::Lost)
 }
 
 /// Right-aligned, with a mark where it means nothing here.
@@ -293,6 +337,31 @@ mod tests {
         assert!(text.contains("  GPU-aa202020  no memory limit\n    33.3 % busy of 33.3333 %, "), "{text}");
         assert!(text.contains("        PID  PROCESS           GPU TIME     CALLS THROTTLED\n"), "{text}");
         assert!(text.ends_with("         22  python3            599.9 s     123 M 599.8 min\n"), "{text}");
+    }
+
+    #[test]
+    fn suspended_processes_are_told_from_those_that_run() {
+        let words = || {
+            let directory = tempfile::tempdir().unwrap();
+            let control =
+                vcuda_core::control::Control::open_or_create(directory.path().join("control")).unwrap();
+            let slot = control.claim("any").unwrap();
+            let words = control.suspension_words(slot.index()).unwrap();
+            words.set_phase(Phase::Suspended, false);
+            words.load()
+        };
+        let mut away = process(22, "python3", true, 700 * MIB);
+        away.suspension = words();
+        let mut device = share(device(0, 0xaa));
+        device.used_bytes = 200 * MIB;
+        device.set_aside_bytes = 700 * MIB;
+        let text = slices(&[snapshot(vec![device], vec![away, process(23, "trainer", true, 200 * MIB)])], 1);
+        assert!(text.contains("(4 %), peak 2.10 GiB, 3 refused\n    700 MiB of suspended "), "{text}");
+        assert!(text.contains("        PID  PROCESS              HOLDS     STATE  GPU TIME "), "{text}");
+        assert!(text.contains("         22  python3            700 MiB suspended "), "{text}");
+        assert!(text.contains("         23  trainer            200 MiB   running "), "{text}");
+        assert!(!text.contains("ended processes"), "{text}");
+        assert!(text.lines().all(|line| line.chars().count() <= 80));
     }
 
     #[test]

@@ -201,6 +201,7 @@ pub mod tests {
             limit_bytes: Some(8 * GIB),
             physical_bytes: 80 * GIB,
             used_bytes: sum(|process| process.1) * GIB,
+            set_aside_bytes: 0,
             peak_bytes: 8 * GIB,
             refused_count: 3,
             context_bytes_learned: 0,
@@ -215,6 +216,7 @@ pub mod tests {
             slot: number as u16,
             identity: Identity { pid: 100 + number as u32, name: name.to_owned(), ..Identity::default() },
             alive: Some(true),
+            suspension: Default::default(),
             devices: vec![HoldingView {
                 device: index,
                 used_bytes: gib * GIB,

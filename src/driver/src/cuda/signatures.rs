@@ -23,7 +23,7 @@ macro_rules! cuda_signature {
     (cuCheckpointProcessCheckpoint, $c:ident, $t:tt) => { $c! { $t fn cuCheckpointProcessCheckpoint(pid: i32, args: *mut ::core::ffi::c_void) -> $crate::result::CUresult } };
     (cuCheckpointProcessGetRestoreThreadId, $c:ident, $t:tt) => { $c! { $t fn cuCheckpointProcessGetRestoreThreadId(pid: i32, tid: *mut i32) -> $crate::result::CUresult } };
     (cuCheckpointProcessGetState, $c:ident, $t:tt) => { $c! { $t fn cuCheckpointProcessGetState(pid: i32, state: *mut u32) -> $crate::result::CUresult } };
-    (cuCheckpointProcessLock, $c:ident, $t:tt) => { $c! { $t fn cuCheckpointProcessLock(pid: i32, args: *mut ::core::ffi::c_void) -> $crate::result::CUresult } };
+    (cuCheckpointProcessLock, $c:ident, $t:tt) => { $c! { $t fn cuCheckpointProcessLock(pid: i32, args: *mut $crate::cuda::types::CUcheckpointLockArgs) -> $crate::result::CUresult } };
     (cuCheckpointProcessRestore, $c:ident, $t:tt) => { $c! { $t fn cuCheckpointProcessRestore(pid: i32, args: *mut ::core::ffi::c_void) -> $crate::result::CUresult } };
     (cuCheckpointProcessUnlock, $c:ident, $t:tt) => { $c! { $t fn cuCheckpointProcessUnlock(pid: i32, args: *mut ::core::ffi::c_void) -> $crate::result::CUresult } };
     (cuCoredumpDeregisterCompleteCallback, $c:ident, $t:tt) => { $c! { $t fn cuCoredumpDeregisterCompleteCallback(callback: $crate::cuda::types::CUcoredumpCallbackHandle) -> $crate::result::CUresult } };

@@ -56,8 +56,8 @@ pub fn get_restore_thread(pid: i32, thread: Out<i32>) -> CUresult {
     Ok(())
 }
 
-pub fn lock(pid: i32, args: Option<Out<c_void>>) -> CUresult {
-    let args = args.map_or(CUcheckpointLockArgs::default(), |args| args.cast::<CUcheckpointLockArgs>().get());
+pub fn lock(pid: i32, args: Option<Out<CUcheckpointLockArgs>>) -> CUresult {
+    let args = args.map_or(CUcheckpointLockArgs::default(), |args| args.get());
     if args.reserved0 != 0 || args.reserved1 != [0; 7] {
         return Err(CUerror::INVALID_VALUE);
     }

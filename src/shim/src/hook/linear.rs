@@ -65,7 +65,10 @@ pub fn credit(slice: &Slice, entry: Entry) {
             quota.take_attributed(pages);
             quota.give_back(pages);
         }
-        Charge::Unattributed { pages } => quota.give_back(pages),
+        Charge::Unattributed { pages } => {
+            slice.count_managed(-1);
+            quota.give_back(pages);
+        }
         Charge::ByPool { .. } => {}
         Charge::InChunk { chunk } => quota.chunks.closed(quota, chunk),
         Charge::SmallArray { bytes } => quota.small_arrays.remove(quota, bytes),
@@ -138,13 +141,20 @@ pub fn alloc_managed(
     bytes: usize,
     _flags: u32,
 ) -> CUresult {
-    let Some((slice, quota)) = limited_here()? else { return driver() };
+    let Some(slice) = slice::current()? else { return driver() };
+    let Some(quota) = slice.current_quota()? else {
+        driver()?;
+        // Not in the ledger, so it counts for good.
+        slice.count_managed(1);
+        return Ok(());
+    };
     quota.count_context()?;
     let charge = pages(bytes as u64);
     let reservation = quota.reserve(charge)?;
     driver()?;
     let Some(address) = pointer.get() else { return Ok(()) };
     reservation.keep();
+    slice.count_managed(1);
     enter(slice, quota, address.0, Charge::Unattributed { pages: charge });
     Ok(())
 }

@@ -114,6 +114,7 @@ pub fn export(
 ) -> CUresult {
     driver()?;
     if let Some(slice) = slice::current()? {
+        slice.note_shared();
         slice.physical.exported(handle);
     }
     Ok(())
@@ -129,6 +130,7 @@ pub fn import(
 ) -> CUresult {
     driver()?;
     if let (Some(slice), Some(handle)) = (slice::current()?, handle.get()) {
+        slice.note_shared();
         if slice.physical.knows(handle) {
             slice.physical.referenced(handle);
         } else {

@@ -197,7 +197,17 @@ pub fn import(
 ) -> CUresult {
     driver()?;
     if let (Some(slice), Some(handle)) = (slice::current()?, handle.get()) {
+        slice.note_shared();
         slice.pools.note_uncharged(handle);
+    }
+    Ok(())
+}
+
+/// The program shares memory or an event with another process, by whichever call: the driver can't suspend it then.
+pub fn share(driver: impl Fn() -> CUresult) -> CUresult {
+    driver()?;
+    if let Some(slice) = slice::current()? {
+        slice.note_shared();
     }
     Ok(())
 }

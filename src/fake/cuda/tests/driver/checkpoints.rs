@@ -22,7 +22,7 @@ fn state(pid: i32) -> Result<u32, CUerror> {
 
 fn lock(pid: i32, timeout_ms: u32) -> CUresult {
     let mut args = CUcheckpointLockArgs { timeoutMs: timeout_ms, ..CUcheckpointLockArgs::default() };
-    cuCheckpointProcessLock(pid, (&raw mut args).cast())
+    cuCheckpointProcessLock(pid, &raw mut args)
 }
 
 fn checkpoint(pid: i32) -> CUresult {
