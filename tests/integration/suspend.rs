@@ -235,7 +235,7 @@ fn bad_input_is_answered() {
     };
     assert!(
         run(&["suspend", "no-such-slice"])
-            .contains("there is no slice \"no-such-slice\": vcuda ps lists them")
+            .contains("there is no slice no-such-slice")
     );
     assert!(run(&["resume", "/nowhere/control"]).contains("/nowhere/control: does not exist"));
     assert!(run(&["suspend", "x", "--timeout", "1d"]).contains("write 30s, 5m or 1h"));

@@ -360,7 +360,7 @@ mod tests {
         assert!(text.contains("        PID  PROCESS              HOLDS     STATE  GPU TIME "), "{text}");
         assert!(text.contains("         22  python3            700 MiB suspended "), "{text}");
         assert!(text.contains("         23  trainer            200 MiB   running "), "{text}");
-        assert!(!text.contains("ended processes"), "{text}");
+        assert!(!text.contains("of ended processes"), "{text}");
         assert!(text.lines().all(|line| line.chars().count() <= 80));
     }
 
