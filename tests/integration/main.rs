@@ -7,6 +7,7 @@ mod compute_views;
 mod config;
 mod control_file;
 mod faults;
+mod idle_release;
 mod interception;
 mod languages;
 mod live;

@@ -233,12 +233,9 @@ fn bad_input_is_answered() {
         assert_ne!(outcome.status.code(), Some(0));
         outcome.stderr
     };
-    assert!(
-        run(&["suspend", "no-such-slice"])
-            .contains("there is no slice no-such-slice")
-    );
+    assert!(run(&["suspend", "no-such-slice"]).contains("there is no slice no-such-slice"));
     assert!(run(&["resume", "/nowhere/control"]).contains("/nowhere/control: does not exist"));
-    assert!(run(&["suspend", "x", "--timeout", "1d"]).contains("write 30s, 5m or 1h"));
+    assert!(run(&["suspend", "x", "--timeout", "1d"]).contains("such as 60s, 5m or 1h"));
     let mut running = holder(&container, 64);
     let inside =
         container.run(World::Limited, &artefacts().vcuda).arg("suspend").arg(container.control_path());

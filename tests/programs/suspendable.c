@@ -4,6 +4,7 @@
  *   managed      allocates managed memory
  *   free         frees what "managed" and "alloc" have allocated
  *   share        makes an IPC handle
+ *   ask          makes a call that the library doesn't see
  *   sleep MS     is away from the driver for a while
  * usage: suspendable MIB */
 #include "program.h"
@@ -54,6 +55,10 @@ static void obey(const char *line) {
     } else if (strncmp(line, "share", 5) == 0) {
         MUST(cuIpcGetMemHandle(&handle, held));
         printf("share 0\n");
+    } else if (strncmp(line, "ask", 3) == 0) {
+        CUdevice device;
+        MUST(cuCtxGetDevice(&device));
+        printf("asked 0\n");
     } else if (sscanf(line, "sleep %u", &number) == 1) {
         usleep(number * 1000);
         printf("slept 0\n");

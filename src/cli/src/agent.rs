@@ -1,4 +1,4 @@
-//! What `vcuda suspend` and `vcuda resume` have in common: the driver and the GPUs as they are outside of every slice,
+//! What `vcuda suspend`, `vcuda resume` and `vcuda release` have in common: the driver and the GPUs as they are outside of every slice,
 //! and the waiting that people should know of.
 
 use crate::inspect::control_file_of;
@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use std::sync::Arc;
 use std::time::Duration;
 use vcuda_core::control::Control;
+use vcuda_core::limits::parse_span;
 use vcuda_slices::{Found, find, find_named};
 use vcuda_suspend::Slice;
 use vcuda_suspend::driver::CudaDriver;
@@ -21,8 +22,8 @@ pub struct Tools {
 }
 
 impl Tools {
-    /// Opens everything, to work on the slice of `own`.
-    pub fn open(own: &Arc<Control>) -> Result<Tools> {
+    /// Opens everything, to work on the slice of `own` among others.
+    pub fn open(own: Option<&Arc<Control>>) -> Result<Tools> {
         if is_limited() {
             bail!(
                 "this shell is inside of a slice, where the driver tells of the slice alone; suspend and resume from \
@@ -31,9 +32,9 @@ impl Tools {
         }
         let memory =
             Nvml::open().map_err(|reason| anyhow::anyhow!("libnvidia-ml.so.1 can't be used: {reason}"))?;
-        let others = find(&[]).into_iter().filter(|path| path != own.path());
+        let others = find(&[]).into_iter().filter(|path| own.is_none_or(|own| path != own.path()));
         let mut slices: Vec<_> = others.filter_map(|path| Control::open_existing(path).ok()).collect();
-        slices.push(Arc::clone(own));
+        slices.extend(own.cloned());
         Ok(Tools { driver: CudaDriver::open().context("nothing can be suspended here")?, memory, slices })
     }
 }
@@ -65,39 +66,12 @@ pub fn teller() -> impl FnMut(&Waiting) {
     }
 }
 
-/// A time such as `30s`, `1.5m`, `2h`, or seconds.
+/// A time such as `30s` or `5m`.
 pub fn parse_time(text: &str) -> Result<Duration, String> {
-    let digits =
-        text.find(|character: char| !character.is_ascii_digit() && character != '.').unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let scale = match unit.trim() {
-        "ms" => 1e-3,
-        "" | "s" => 1.0,
-        "m" | "min" => 60.0,
-        "h" => 3600.0,
-        _ => return Err(format!("\"{unit}\" is no unit of time; write 30s, 5m or 1h")),
-    };
-    let seconds = number.parse::<f64>().map_err(|_| format!("\"{text}\" is no time; write 30s, 5m or 1h"))?;
-    Duration::try_from_secs_f64(seconds * scale).map_err(|_| format!("\"{text}\" is too long"))
+    parse_span("time", text).map_err(|error| error.to_string())
 }
 
 /// "1 process", "3 processes".
 pub fn processes(count: usize) -> String {
     if count == 1 { "1 process".to_owned() } else { format!("{count} processes") }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_read() {
-        for (text, ms) in [("30s", 30_000), ("1.5m", 90_000), ("2h", 7_200_000), ("7", 7_000), ("250ms", 250)]
-        {
-            assert_eq!(parse_time(text), Ok(Duration::from_millis(ms)), "{text}");
-        }
-        for text in ["", "s", "1d", "-1s", "1.2.3s"] {
-            assert!(parse_time(text).unwrap_err().contains("write 30s"), "{text}");
-        }
-    }
 }

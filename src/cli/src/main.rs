@@ -9,6 +9,7 @@ mod duration;
 mod inspect;
 mod manual;
 mod ps;
+mod release;
 mod resume;
 mod run;
 mod set;
@@ -43,6 +44,8 @@ enum Command {
     Suspend(suspend::Suspend),
     /// Bring a slice's programs back once there is room for them
     Resume(resume::Resume),
+    /// Put programs with --idle-release aside while others need their memory; runs until it is ended
+    Release(release::Release),
     /// Show what was found here, and what can't be enforced and why
     Doctor(doctor::Doctor),
     /// Print completions for a shell
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Command::Set(set) => (set.execute(), 1),
         Command::Suspend(suspend) => (suspend.execute(), 1),
         Command::Resume(resume) => (resume.execute(), 1),
+        Command::Release(release) => (release.execute(), 1),
         Command::Doctor(doctor) => (doctor.execute(), 2),
         Command::Completions(completions) => (completions.execute(), 1),
         Command::Man(man) => (man.execute(), 1),

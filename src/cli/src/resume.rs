@@ -26,7 +26,7 @@ impl Resume {
     /// Resumes all programs of the slice.
     pub fn execute(&self) -> Result<ExitCode> {
         let slice = open_slice(&self.slice)?;
-        let tools = Tools::open(slice.control())?;
+        let tools = Tools::open(Some(slice.control()))?;
         let mut tell = teller();
         let mut terms = Terms {
             slices: &tools.slices,

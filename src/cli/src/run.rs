@@ -17,8 +17,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use vcuda_core::control::Control;
 use vcuda_core::limits::{
-    CONTROL_FILE_VARIABLE, CORE_LIMIT_VARIABLE, LIMITS_FILE_VARIABLE, Limits, MEMORY_LIMIT_VARIABLE,
-    Overrides, SYSTEM_FILE, Source,
+    CONTROL_FILE_VARIABLE, CORE_LIMIT_VARIABLE, IDLE_RELEASE_VARIABLE, LIMITS_FILE_VARIABLE, Limits,
+    MEMORY_LIMIT_VARIABLE, Overrides, SYSTEM_FILE, Source, parse_span,
 };
 use vcuda_slices::RunFiles;
 use vcuda_slices::limits_file::is_limits_file;
@@ -39,6 +39,9 @@ pub struct Run {
     /// GPU time limit in percent: 30 for every GPU, or 0=30,GPU-8932f937=12.5 for single ones
     #[arg(long, value_name = "LIMIT")]
     cores: Option<String>,
+    /// Let the programs be put aside once they have been idle for so long and others need the memory: 60s, 5m
+    #[arg(long, value_name = "TIME", conflicts_with = "limits_file")]
+    idle_release: Option<String>,
     /// Take the limits from this JSON file
     #[arg(long, value_name = "FILE", conflicts_with_all = ["memory", "cores"])]
     limits_file: Option<PathBuf>,
@@ -59,6 +62,9 @@ impl Run {
         let Some((program, arguments)) = self.command.split_first() else { bail!("no command given") };
         let library = find_library()?;
         let mut limits = self.limits()?;
+        if let Some(text) = &self.idle_release {
+            limits.idle_release = Some(parse_span("--idle-release", text)?);
+        }
         for warning in &limits.warnings {
             eprintln!("vcuda: {warning}");
         }
@@ -170,7 +176,10 @@ fn pass_on(limits: &Limits, files: &RunFiles, command: &mut Command) {
     command.env(LIMITS_FILE_VARIABLE, limits_file);
     command.env(CONTROL_FILE_VARIABLE, files.control());
     // Void beside the file, and the command would say so.
-    command.env_remove(MEMORY_LIMIT_VARIABLE).env_remove(CORE_LIMIT_VARIABLE);
+    command
+        .env_remove(MEMORY_LIMIT_VARIABLE)
+        .env_remove(CORE_LIMIT_VARIABLE)
+        .env_remove(IDLE_RELEASE_VARIABLE);
 }
 
 /// The value of `LD_PRELOAD` with our library first, which sees a program's calls before any other.

@@ -25,7 +25,7 @@ impl Suspend {
     /// Suspends all programs of the slice, or none.
     pub fn execute(&self) -> Result<ExitCode> {
         let slice = open_slice(&self.slice)?;
-        let tools = Tools::open(slice.control())?;
+        let tools = Tools::open(Some(slice.control()))?;
         let request =
             Request { driver: &tools.driver, host: Host::here(), lock_timeout: self.timeout, idle: None };
         let mut tell = teller();

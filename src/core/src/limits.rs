@@ -22,6 +22,7 @@ mod json_keys;
 mod log_level;
 mod rewrite;
 mod source;
+mod span;
 #[cfg(test)]
 mod tests;
 mod watch;
@@ -34,6 +35,7 @@ pub use gpu::{Gpu, Selector};
 pub use log_level::LogLevel;
 pub use rewrite::rewrite;
 pub use source::Source;
+pub use span::parse_span;
 pub use watch::Watch;
 
 use crate::share::Share;
@@ -51,6 +53,8 @@ pub const MEMORY_LIMIT_VARIABLE: &str = "VCUDA_MEMORY_LIMIT";
 pub const CONTROL_FILE_VARIABLE: &str = "VCUDA_CONTROL_FILE";
 /// The compute limit: one percentage of the GPU's time for every GPU, or as in `VCUDA_MEMORY_LIMIT` for each.
 pub const CORE_LIMIT_VARIABLE: &str = "VCUDA_CORE_LIMIT";
+/// How long a program must be idle before it may be put aside for others: `60s`. Absent: it never may.
+pub const IDLE_RELEASE_VARIABLE: &str = "VCUDA_IDLE_RELEASE";
 /// How much is written to standard error: `off`, `error`, `warn` (the default), `info` or `debug`.
 pub const LOG_VARIABLE: &str = "VCUDA_LOG";
 
@@ -66,6 +70,8 @@ pub struct Limits {
     pub control_file: Option<PathBuf>,
     /// How much to write to standard error.
     pub log_level: LogLevel,
+    /// How long a program must be idle before it may be put aside for others; `None` if it never may.
+    pub idle_release: Option<Duration>,
     /// One line each on what was understood but is not as its author may think; for the warning log.
     pub warnings: Vec<String>,
     /// One line each on what was understood and is worth knowing only when one looks.
@@ -177,6 +183,7 @@ impl Limits {
         Limits {
             control_file: None,
             log_level: LogLevel::default(),
+            idle_release: None,
             warnings: Vec::new(),
             notes: Vec::new(),
             source,

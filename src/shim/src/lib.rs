@@ -22,6 +22,7 @@ mod fork;
 mod graph_memory;
 mod hash;
 mod hook;
+mod idle;
 mod leaked;
 mod ledger;
 mod library;

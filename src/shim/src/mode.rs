@@ -12,6 +12,9 @@ pub const WATCHED: u8 = 2;
 /// Everything that gives a GPU work must run, because a device has a compute share.
 pub const PACED: u8 = 4;
 
+/// Every call is noted, because this process may be put aside when idle.
+pub const NOTED: u8 = 8;
+
 /// Which groups must run. Read by the exported functions themselves.
 pub static MODE: AtomicU8 = AtomicU8::new(LIMITED | WATCHED | PACED);
 
@@ -27,8 +30,15 @@ pub fn set_unlimited() {
 }
 
 /// Limits are in force. Without a compute share launches pass until something is pending.
-pub fn set_limited(has_share: bool) {
-    MODE.store(if has_share { LIMITED | PACED } else { LIMITED }, Ordering::Relaxed);
+pub fn set_limited(has_share: bool, is_noted: bool) {
+    let bit = |is_set: bool, bit: u8| if is_set { bit } else { 0 };
+    MODE.store(LIMITED | bit(has_share, PACED) | bit(is_noted, NOTED), Ordering::Relaxed);
+}
+
+/// Whether calls are noted.
+#[inline]
+pub fn noted() -> bool {
+    MODE.load(Ordering::Relaxed) & NOTED != 0
 }
 
 /// The next launch runs its hook: something it should see to is waiting.
@@ -53,16 +63,16 @@ macro_rules! mask {
         $crate::mode::LIMITED
     };
     (launch) => {
-        $crate::mode::WATCHED | $crate::mode::PACED
+        $crate::mode::WATCHED | $crate::mode::PACED | $crate::mode::NOTED
     };
     (paced_plain) => {
-        $crate::mode::PACED
+        $crate::mode::PACED | $crate::mode::NOTED
     };
     (paced_subject) => {
-        $crate::mode::PACED
+        $crate::mode::PACED | $crate::mode::NOTED
     };
     (paced) => {
-        $crate::mode::PACED
+        $crate::mode::PACED | $crate::mode::NOTED
     };
 }
 pub(crate) use mask;

@@ -11,7 +11,7 @@ use crate::graph_memory::GraphMemory;
 use crate::pool::Pools;
 use crate::small_array::SmallArrays;
 use crate::truth::Truth;
-use crate::{driver, log, mode, slice};
+use crate::{driver, idle, log, mode, slice};
 use parking_lot::Mutex;
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -198,6 +198,7 @@ impl Quota {
             match account.reserve(pages, self.limit_pages()) {
                 Ok(()) => {
                     self.own_pages.store(account.used_pages(), Ordering::Relaxed);
+                    idle::note_reserved(self.index, pages);
                     return Ok(());
                 }
                 Err(ReserveError::Refused(_)) => return Err(Refusal::Full),
@@ -239,6 +240,7 @@ impl Quota {
 
     /// Counts a refusal, for the tools.
     pub fn count_refusal(&self) {
+        idle::note_refused();
         // Lost with the file, which every charge reports.
         let _ = self.account.lock().count_refusal();
     }

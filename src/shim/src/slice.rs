@@ -24,13 +24,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
+use vcuda_core::compute::monotonic_ns;
 use vcuda_core::control::Control;
 use vcuda_core::device::DeviceIndex;
 use vcuda_core::error::{ControlError, Lost};
 use vcuda_core::limits::{Gpu, Limits, LimitsError, LogLevel};
 use vcuda_core::location::{default_path, default_path_to_read};
 use vcuda_core::slots::Slot;
-use vcuda_core::suspension;
+use vcuda_core::suspension::{self, SuspensionWords};
 use vcuda_driver::cuda::types::{CUcontext, CUdevice, CUstream};
 use vcuda_driver::result::CUerror;
 
@@ -76,6 +77,8 @@ pub struct Slice {
     pub physical: PhysicalMemory,
     /// Executable graphs that allocate.
     pub graphs: AllocatingGraphs,
+    /// Whether this process may be put aside when idle.
+    has_idle_release: bool,
     /// Live allocations of managed memory.
     managed: Mutex<i64>,
 }
@@ -137,9 +140,24 @@ impl Slice {
         self.note_obstacle(suspension::SHARED, true);
     }
 
+    /// The words by which this process is put aside and comes back. `None` once the file is lost: then nobody can.
+    pub fn suspension_words(&self) -> Option<SuspensionWords<'_>> {
+        self.control.suspension_words(self.slot.index()).ok()
+    }
+
+    /// Whether there ever was an agent that makes room on a device.
+    pub fn was_attended(&self, device: DeviceIndex) -> bool {
+        self.control.attended_until_ns(device) != Ok(0)
+    }
+
+    /// Whether an agent that makes room on a device is to be expected now.
+    pub fn is_attended(&self, device: DeviceIndex) -> bool {
+        self.control.attended_until_ns(device).is_ok_and(|until_ns| until_ns > monotonic_ns())
+    }
+
     fn note_obstacle(&self, obstacle: u64, is_there: bool) {
         // Lost with the file, which every charge reports.
-        if let Ok(words) = self.control.suspension_words(self.slot.index()) {
+        if let Some(words) = self.suspension_words() {
             words.set_obstacle(obstacle, is_there);
         }
     }
@@ -216,6 +234,10 @@ impl Slice {
         let control = control_path(limits).and_then(Control::open_or_create).map_err(StartError::Control)?;
         let slot = control.claim(&program_name()).map_err(StartError::Control)?;
         slot.note_limits(limits.digest()).map_err(StartError::Lost)?;
+        control
+            .suspension_words(slot.index())
+            .map_err(StartError::Lost)?
+            .set_idle_release(limits.idle_release);
         let place = |device: &DeviceFacts| gpus.iter().position(|gpu| gpu.uuid.bytes() == device.uuid);
         let places = devices.iter().map(place).collect();
         let mut quotas = Vec::with_capacity(devices.len());
@@ -259,6 +281,7 @@ impl Slice {
             large_pool_blocks: AtomicU64::new(0),
             physical: PhysicalMemory::default(),
             graphs: AllocatingGraphs::default(),
+            has_idle_release: limits.idle_release.is_some(),
             managed: Mutex::default(),
         })
     }
@@ -375,7 +398,7 @@ pub fn start() -> Result<(), CUerror> {
     });
     match STANDING.publish(seen, standing) {
         Standing::Limited(slice) => {
-            mode::set_limited(slice.paces().next().is_some());
+            mode::set_limited(slice.paces().next().is_some(), slice.has_idle_release);
             Ok(())
         }
         Standing::Refused => Err(REFUSED),

@@ -54,7 +54,7 @@ pub struct Need {
 
 impl Need {
     /// With the margin.
-    fn with_margin(self) -> u64 {
+    pub(crate) fn with_margin(self) -> u64 {
         self.bytes.saturating_add(MARGIN_BYTES).saturating_add(self.bytes / MARGIN_PART)
     }
 }

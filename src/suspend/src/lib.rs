@@ -9,6 +9,7 @@
 //! * [`lease`] is what makes resuming safe: a restore that runs out of memory loses the process for good, so none is
 //!   begun before its memory is reserved against everyone.
 //! * [`driver`] and [`memory`] are what is asked of NVIDIA's two libraries, as traits; tests bring their own.
+//! * [`policy`] decides who is put aside when idle and who comes back, and [`agent`] does it.
 //! * [`preflight`] says what can't be suspended, and why, before anything is touched.
 //!
 //! # What a suspended process holds
@@ -21,10 +22,13 @@
 //! Device memory goes to the host's, which must have the room.
 #![deny(unsafe_code)]
 
+pub mod agent;
 pub mod driver;
 pub mod error;
 pub mod lease;
+mod look;
 pub mod memory;
+pub mod policy;
 pub mod preflight;
 pub mod record;
 pub mod resume;

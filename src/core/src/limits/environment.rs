@@ -5,8 +5,8 @@ use super::amount::parse_or_zero;
 use super::entry::{parse_list, push, share_mistake};
 use super::error::quoted;
 use super::{
-    Amount, CONTROL_FILE_VARIABLE, CORE_LIMIT_VARIABLE, Entry, Environment, Limits, LimitsError,
-    MEMORY_LIMIT_VARIABLE, Overrides, Selector, Source, control_path,
+    Amount, CONTROL_FILE_VARIABLE, CORE_LIMIT_VARIABLE, Entry, Environment, IDLE_RELEASE_VARIABLE, Limits,
+    LimitsError, MEMORY_LIMIT_VARIABLE, Overrides, Selector, Source, control_path, parse_span,
 };
 use crate::share::{Share, ShareError};
 
@@ -53,6 +53,9 @@ pub(super) fn load_over(overrides: &Overrides, environment: Environment) -> Resu
         Some((place, text)) => parse_list(&place, &text)?,
         None => hami_cores(environment, &mut limits)?,
     };
+    limits.idle_release = environment(IDLE_RELEASE_VARIABLE)
+        .map(|text| parse_span(IDLE_RELEASE_VARIABLE, &text))
+        .transpose()?;
     if limits.memory.is_empty() && limits.cores.is_empty() {
         limits.source = Source::Nothing;
     }

@@ -7,7 +7,7 @@
 //!   "devices": { "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6": { "memory": "8GiB", "cores": "12.5%" } } }
 //! ```
 //!
-//! Only `version` must be there. Of `memory` and `cores` one is enough. `default` is for every GPU without a limit of
+//! Only `version` must be there. `"idle_release": "60s"` lets idle programs be put aside. Of `memory` and `cores` one is enough. `default` is for every GPU without a limit of
 //! its own; `devices` is keyed by GPU or MIG UUID (its start will do), or by the GPU's number in `nvidia-smi`. A key that
 //! is not listed here is an error, and so is one given twice.
 
@@ -15,7 +15,7 @@ use super::entry::{Quantity, push};
 use super::environment::small_amount_warning;
 use super::error::quoted;
 use super::json_keys::{JsonKeys, join, line_and_column};
-use super::{Entry, Limits, LimitsError, Selector, Source, control_path};
+use super::{Entry, Limits, LimitsError, Selector, Source, control_path, parse_span};
 use serde_json::{Map, Value};
 use std::fs::OpenOptions;
 use std::io::{self, ErrorKind};
@@ -94,12 +94,17 @@ struct File<'a> {
 
 impl File<'_> {
     fn limits(&self, source: Source, value: &Value) -> Result<Limits, LimitsError> {
-        let top = self.object("", value, &["version", "control_file", "default", "devices"])?;
+        let top =
+            self.object("", value, &["version", "control_file", "idle_release", "default", "devices"])?;
         self.check_version(top.get("version"))?;
         let mut limits = Limits::none(source);
         if let Some(value) = top.get("control_file") {
             let text = self.string("control_file", value, "a path such as \"/run/vcuda/job.vcuda\"")?;
             limits.control_file = Some(control_path(&self.place("control_file"), text)?);
+        }
+        if let Some(value) = top.get("idle_release") {
+            let text = self.string("idle_release", value, "a time such as \"60s\"")?;
+            limits.idle_release = Some(parse_span(&self.place("idle_release"), text)?);
         }
         if let Some(value) = top.get("default") {
             self.add_entries(&mut limits, "default", Selector::Every, value)?;

@@ -19,6 +19,9 @@ impl Limits {
         if let Some(path) = &self.control_file {
             members.push(format!("\"control_file\": {}", string(&path.to_string_lossy())));
         }
+        if let Some(after) = self.idle_release {
+            members.push(format!("\"idle_release\": \"{}ms\"", after.as_millis()));
+        }
         let mut selectors: Vec<&Selector> = Vec::new();
         let all = self.memory.iter().map(|entry| &entry.selector);
         for selector in all.chain(self.cores.iter().map(|entry| &entry.selector)) {
