@@ -324,6 +324,10 @@ impl Quota {
             return self.mark_stale();
         }
         let Some(taken_bytes) = self.truth.taken_bytes() else { return };
+        // Off the device, it has nothing there, but will again.
+        if slice::is_suspended() {
+            return self.mark_stale();
+        }
         let unchanged = self.calls.load(Ordering::Acquire) == calls
             && !self.pools.any_growing()
             && self.attributed_pages() == attributed;

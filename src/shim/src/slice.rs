@@ -31,7 +31,7 @@ use vcuda_core::error::{ControlError, Lost};
 use vcuda_core::limits::{Gpu, Limits, LimitsError, LogLevel};
 use vcuda_core::location::{default_path, default_path_to_read};
 use vcuda_core::slots::Slot;
-use vcuda_core::suspension::{self, SuspensionWords};
+use vcuda_core::suspension::{self, Phase, SuspensionWords};
 use vcuda_driver::cuda::types::{CUcontext, CUdevice, CUstream};
 use vcuda_driver::result::CUerror;
 
@@ -461,6 +461,12 @@ pub fn is_unlimited() -> bool {
 /// dead, but their device memory not all given back.
 pub fn reap() -> u32 {
     started().and_then(|slice| slice.control.reap().ok()).map_or(0, |reaped| reaped.dying)
+}
+
+/// Whether this process is suspended, or on the way there or back.
+pub fn is_suspended() -> bool {
+    let words = started().and_then(Slice::suspension_words);
+    words.is_some_and(|words| words.load().phase() != Phase::Running)
 }
 
 /// The slice, if limits are in force in this process already.
