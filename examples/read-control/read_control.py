@@ -31,8 +31,8 @@ HEADER = {"magic": 0, "version": 8, "file_bytes": 16, "device_capacity": 28, "sl
           "slot_bytes": 40, "slot_device_bytes": 44, "devices_offset": 48, "slots_offset": 56, "slot_devices_offset": 64,
           "lock_base": 88, "ready": 112, "slots_ever_claimed": 120}
 DEVICE = {"uuid_high": 0, "uuid_low": 8, "quota": 16, "limit_bytes": 24, "physical_bytes": 32, "peak_pages": 40,
-          "refused_count": 48, "kind": 64, "compute.share_ppm": 136, "compute.work_count": 144, "compute.busy_ns": 152,
-          "compute.throttled_ns": 160}
+          "refused_count": 48, "kind": 64, "set_aside": 72, "compute.share_ppm": 136, "compute.work_count": 144,
+          "compute.busy_ns": 152, "compute.throttled_ns": 160}
 SLOT = {"state": 0, "pid": 8, "uid": 12, "name": 40}
 SLOT_DEVICE = {"settled": 0, "proposed": 8, "overhead_pages": 16, "busy_ns": 48, "throttled_ns": 56}
 NAME_BYTES = 32
@@ -97,7 +97,8 @@ class ControlFile:
         share = self._word(at + DEVICE["compute.share_ppm"])
         return {
             "uuid": self._uuid(at),
-            "used_bytes": (quota >> 28) * PAGE_BYTES,
+            # Suspended processes hold nothing now.
+            "used_bytes": ((quota >> 28) - (self._word(at + DEVICE["set_aside"]) >> 28)) * PAGE_BYTES,
             "limit_bytes": None if limit == UNLIMITED else limit,
             "physical_bytes": self._word(at + DEVICE["physical_bytes"]),
             "peak_bytes": self._word(at + DEVICE["peak_pages"]) * PAGE_BYTES,

@@ -33,6 +33,8 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 const LEASE_WAIT: Duration = Duration::from_millis(500);
 /// For how long processes believe that there is an agent after it was last seen.
 const ATTENDED: Duration = Duration::from_secs(10);
+/// The slowest that memory is reckoned to be moved, in bytes a second.
+const SLOWEST_MOVE: u64 = 500 << 20;
 /// How often it is looked where threads wait.
 const LOOK: Duration = Duration::from_millis(200);
 /// Left free beside what an allocation asks for: the driver rounds.
@@ -93,6 +95,8 @@ struct Known {
     slot: u16,
     key: Key,
     name: String,
+    /// What it takes of all GPUs.
+    bytes: u64,
 }
 
 /// The agent of a machine.
@@ -135,7 +139,7 @@ impl<'a> Agent<'a> {
             if !is_concerned {
                 continue;
             }
-            self.attend(slice, &snapshot);
+            attend(slice, &snapshot, ATTENDED);
             let handle = Slice::of(Arc::clone(slice));
             if needs_recovery(&handle).unwrap_or(false) {
                 let outcome = self.with_terms(slices, |agent, terms| recover(&handle, agent.driver, terms));
@@ -156,15 +160,6 @@ impl<'a> Agent<'a> {
             events.extend(self.take(step, &known, slices));
         }
         events
-    }
-
-    /// Tells the processes of a slice that there is somebody who makes room.
-    fn attend(&self, slice: &Control, snapshot: &Snapshot) {
-        let until_ns = monotonic_ns().saturating_add(ATTENDED.as_nanos() as u64);
-        for device in &snapshot.devices {
-            // A slice that can't be written to has no agent here.
-            let _ = slice.attend_until(device.index, until_ns);
-        }
     }
 
     fn look_at(
@@ -219,7 +214,8 @@ impl<'a> Agent<'a> {
                 let bytes = if is_aside { Need { gpu, bytes }.with_margin() } else { bytes };
                 (number(&mut self.gpus, gpu), bytes)
             });
-            let holds = holds.collect();
+            let holds: Vec<(usize, u64)> = holds.collect();
+            let bytes = holds.iter().map(|(_, bytes)| *bytes).sum();
             let needs = word.needed().and_then(|(mib, device)| {
                 let device =
                     snapshot.devices.iter().find(|known| known.index.get() == usize::from(device))?;
@@ -233,7 +229,7 @@ impl<'a> Agent<'a> {
                 needs,
             });
             let name = format!("process {} ({})", target.pid, target.identity.name);
-            known.insert(seen.id, Known { slice: Arc::clone(slice), slot: process.slot, key, name });
+            known.insert(seen.id, Known { slice: Arc::clone(slice), slot: process.slot, key, name, bytes });
         }
     }
 
@@ -245,6 +241,16 @@ impl<'a> Agent<'a> {
     ) -> Option<Event> {
         let (Step::PutAside(id) | Step::BringBack(id) | Step::Admit(id) | Step::Deny(id)) = step;
         let who = known.get(&id)?;
+        if matches!(step, Step::PutAside(_) | Step::BringBack(_)) {
+            // Who waits must not take the agent for dead while it moves memory.
+            let longest = ATTENDED + Duration::from_secs(who.bytes / SLOWEST_MOVE);
+            for slice in slices {
+                let is_attended = known.values().any(|other| Arc::ptr_eq(&other.slice, slice));
+                if let (true, Ok(snapshot)) = (is_attended, slice.snapshot()) {
+                    attend(slice, &snapshot, longest);
+                }
+            }
+        }
         let handle = Slice::of(Arc::clone(&who.slice));
         match step {
             Step::PutAside(_) => self.put_aside(id, who, &handle, slices),
@@ -336,6 +342,15 @@ impl Away {
             self.is_called =
                 threads_in_driver(target.pid).iter().any(|thread| !self.own_threads.contains(thread));
         }
+    }
+}
+
+/// Tells the processes of a slice that for this long there is somebody who makes room.
+fn attend(slice: &Control, snapshot: &Snapshot, time: Duration) {
+    let until_ns = monotonic_ns().saturating_add(time.as_nanos() as u64);
+    for device in &snapshot.devices {
+        // A slice that can't be written to has no agent here.
+        let _ = slice.attend_until(device.index, until_ns);
     }
 }
 
