@@ -35,4 +35,5 @@ mod quota;
 mod relief;
 mod slice;
 mod small_array;
+mod suspension;
 mod truth;

@@ -11,7 +11,7 @@ use crate::graph_memory::GraphMemory;
 use crate::pool::Pools;
 use crate::small_array::SmallArrays;
 use crate::truth::Truth;
-use crate::{driver, idle, log, mode, slice};
+use crate::{driver, idle, log, mode, slice, suspension};
 use parking_lot::Mutex;
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -325,7 +325,7 @@ impl Quota {
         }
         let Some(taken_bytes) = self.truth.taken_bytes() else { return };
         // Off the device, it has nothing there, but will again.
-        if slice::is_suspended() {
+        if suspension::is_suspended() {
             return self.mark_stale();
         }
         let unchanged = self.calls.load(Ordering::Acquire) == calls

@@ -24,14 +24,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
-use vcuda_core::compute::monotonic_ns;
 use vcuda_core::control::Control;
 use vcuda_core::device::DeviceIndex;
 use vcuda_core::error::{ControlError, Lost};
 use vcuda_core::limits::{Gpu, Limits, LimitsError, LogLevel};
 use vcuda_core::location::{default_path, default_path_to_read};
 use vcuda_core::slots::Slot;
-use vcuda_core::suspension::{self, Phase, SuspensionWords};
 use vcuda_driver::cuda::types::{CUcontext, CUdevice, CUstream};
 use vcuda_driver::result::CUerror;
 
@@ -80,7 +78,7 @@ pub struct Slice {
     /// Whether this process may be put aside when idle.
     has_idle_release: bool,
     /// Live allocations of managed memory.
-    managed: Mutex<i64>,
+    pub managed: Mutex<i64>,
 }
 
 impl Slice {
@@ -128,38 +126,9 @@ impl Slice {
         self.paces.iter().flatten()
     }
 
-    /// Counts an allocation of managed memory, or one less: whoever would suspend this process has to know of any.
-    pub fn count_managed(&self, change: i64) {
-        let mut managed = self.managed.lock();
-        *managed = managed.saturating_add(change);
-        self.note_obstacle(suspension::MANAGED, *managed > 0);
-    }
-
-    /// Notes that this process has shared memory or an event with another one.
-    pub fn note_shared(&self) {
-        self.note_obstacle(suspension::SHARED, true);
-    }
-
-    /// The words by which this process is put aside and comes back. `None` once the file is lost: then nobody can.
-    pub fn suspension_words(&self) -> Option<SuspensionWords<'_>> {
-        self.control.suspension_words(self.slot.index()).ok()
-    }
-
-    /// Whether there ever was an agent that makes room on a device.
-    pub fn was_attended(&self, device: DeviceIndex) -> bool {
-        self.control.attended_until_ns(device) != Ok(0)
-    }
-
-    /// Whether an agent that makes room on a device is to be expected now.
-    pub fn is_attended(&self, device: DeviceIndex) -> bool {
-        self.control.attended_until_ns(device).is_ok_and(|until_ns| until_ns > monotonic_ns())
-    }
-
-    fn note_obstacle(&self, obstacle: u64, is_there: bool) {
-        // Lost with the file, which every charge reports.
-        if let Some(words) = self.suspension_words() {
-            words.set_obstacle(obstacle, is_there);
-        }
+    /// Its slot's number in the control file.
+    pub fn slot_index(&self) -> u16 {
+        self.slot.index()
     }
 
     /// Marks a call under way on every limited device: which one it concerns is known only afterwards.
@@ -461,12 +430,6 @@ pub fn is_unlimited() -> bool {
 /// dead, but their device memory not all given back.
 pub fn reap() -> u32 {
     started().and_then(|slice| slice.control.reap().ok()).map_or(0, |reaped| reaped.dying)
-}
-
-/// Whether this process is suspended, or on the way there or back.
-pub fn is_suspended() -> bool {
-    let words = started().and_then(Slice::suspension_words);
-    words.is_some_and(|words| words.load().phase() != Phase::Running)
 }
 
 /// The slice, if limits are in force in this process already.
