@@ -4,6 +4,7 @@
 //! prepared.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -27,6 +28,14 @@ pub fn default_path_to_read() -> PathBuf {
     let candidates = ["/dev/shm", "/tmp"].map(|parent| file_under(Path::new(parent)));
     let [first, ..] = &candidates;
     candidates.iter().find(|path| path.exists()).unwrap_or(first).clone()
+}
+
+/// Where agents keep what the suspended processes of a control file took of each GPU: `.NAME.suspended` beside it.
+pub fn suspension_record(control_file: &Path) -> PathBuf {
+    let mut name = OsString::from(".");
+    name.push(control_file.file_name().unwrap_or_default());
+    name.push(".suspended");
+    control_file.with_file_name(name)
 }
 
 fn file_under(parent: &Path) -> PathBuf {

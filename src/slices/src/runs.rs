@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::{fs, io};
 use vcuda_core::control::Control;
 use vcuda_core::error::ControlError;
-use vcuda_core::location::default_path;
+use vcuda_core::location::{default_path, suspension_record};
 
 /// Names of runs that were given none, followed by the process id of the command.
 const PREFIX: &str = "run-";
@@ -183,6 +183,7 @@ fn is_locked(path: &Path) -> bool {
 fn remove(directory: &Directory, name: &OsStr) -> bool {
     let removed = fs::remove_file(directory.through(name)).is_ok();
     let _ = fs::remove_file(limits_beside(&directory.through(name)));
+    let _ = fs::remove_file(suspension_record(&directory.through(name)));
     removed
 }
 

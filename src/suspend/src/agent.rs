@@ -37,6 +37,8 @@ const ATTENDED: Duration = Duration::from_secs(10);
 const SLOWEST_MOVE: u64 = 500 << 20;
 /// How often it is looked where threads wait.
 const LOOK: Duration = Duration::from_millis(200);
+/// How often slices without idle release are looked at: a program that asks for room waits a second for an agent.
+const LOOK_AGAIN: Duration = Duration::from_millis(400);
 /// Left free beside what an allocation asks for: the driver rounds.
 const ROUNDING_BYTES: u64 = 4 << 20;
 
@@ -107,6 +109,8 @@ pub struct Agent<'a> {
     begin: Instant,
     next_id: u64,
     seen: BTreeMap<Key, Seen>,
+    /// Slices without idle release, and when they were looked at.
+    unconcerned: BTreeMap<PathBuf, Instant>,
     gpus: Vec<Uuid>,
 }
 
@@ -120,6 +124,7 @@ impl<'a> Agent<'a> {
             begin: Instant::now(),
             next_id: 0,
             seen: BTreeMap::new(),
+            unconcerned: BTreeMap::new(),
             gpus: Vec::new(),
         }
     }
@@ -130,13 +135,18 @@ impl<'a> Agent<'a> {
         let mut known = BTreeMap::new();
         let mut view = View::default();
         let mut keys = BTreeSet::new();
+        self.unconcerned.retain(|_, looked| looked.elapsed() < LOOK_AGAIN);
         for slice in slices {
+            if self.unconcerned.contains_key(slice.path()) {
+                continue;
+            }
             let Ok(snapshot) = slice.snapshot() else { continue };
             let is_concerned = snapshot
                 .processes
                 .iter()
                 .any(|process| process.alive != Some(false) && process.suspension.idle_release().is_some());
             if !is_concerned {
+                self.unconcerned.insert(slice.path().to_owned(), Instant::now());
                 continue;
             }
             attend(slice, &snapshot, ATTENDED);

@@ -5,11 +5,11 @@
 //! resuming goes by the slice's own books.
 
 use serde_json::{Value, json};
-use std::ffi::OsString;
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use vcuda_core::device::Uuid;
+pub use vcuda_core::location::suspension_record as path_of;
 
 /// What one process took.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,14 +29,6 @@ pub struct Entry {
 pub struct Record {
     /// In no order.
     pub entries: Vec<Entry>,
-}
-
-/// Where the record of a slice is.
-pub fn path_of(control_file: &Path) -> PathBuf {
-    let mut name = OsString::from(".");
-    name.push(control_file.file_name().unwrap_or_default());
-    name.push(".suspended");
-    control_file.with_file_name(name)
 }
 
 impl Record {
