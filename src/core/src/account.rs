@@ -27,6 +27,14 @@ pub struct Account {
     held: Holding,
 }
 
+/// Why an operation changed nothing, though the file is whole.
+enum Stop {
+    /// A process is being restored on the device.
+    Held,
+    /// The device's total would have passed the limit.
+    Over { used_pages: u64 },
+}
+
 impl Account {
     pub(crate) fn new(claim: Arc<Claim>, device: DeviceIndex) -> Result<Self, Lost> {
         let words = DeviceWords::new(claim.file()?, device)?;
@@ -49,17 +57,18 @@ impl Account {
         if pages == 0 {
             return Ok(());
         }
-        if aside::is_held(DeviceWords::new(self.claim.file()?, self.device)?.entry()) {
-            return Err(ReserveError::Held);
+        match self.operate(Change::Reserve { pages, limit_pages }, true)? {
+            Ok(()) => Ok(()),
+            Err(Stop::Held) => Err(ReserveError::Held),
+            Err(Stop::Over { used_pages }) => Err(ReserveError::Refused(Refused { used_pages, limit_pages })),
         }
-        self.take_again(pages, limit_pages)
     }
 
     /// As [`reserve`](Self::reserve), also while others are held back.
     pub(crate) fn take_again(&mut self, pages: u64, limit_pages: u64) -> Result<(), ReserveError> {
-        match self.operate(Change::Reserve { pages, limit_pages })? {
-            Ok(()) => Ok(()),
-            Err(used_pages) => Err(ReserveError::Refused(Refused { used_pages, limit_pages })),
+        match self.operate(Change::Reserve { pages, limit_pages }, false)? {
+            Err(Stop::Over { used_pages }) => Err(ReserveError::Refused(Refused { used_pages, limit_pages })),
+            _ => Ok(()),
         }
     }
 
@@ -71,7 +80,8 @@ impl Account {
         if pages == 0 {
             return Ok(());
         }
-        self.operate(Change::Reserve { pages, limit_pages: MAX_PAGES })?.map_err(|_| Lost::Contradictory)
+        self.operate(Change::Reserve { pages, limit_pages: MAX_PAGES }, false)?
+            .map_err(|_| Lost::Contradictory)
     }
 
     /// Gives back `pages`, at most what this account holds, and returns the excess: 0 if all is well.
@@ -82,7 +92,7 @@ impl Account {
         let excess = pages.saturating_sub(self.held.used_pages);
         let pages = pages.saturating_sub(excess);
         if pages > 0 {
-            self.operate(Change::Release { pages })?.map_err(|_| Lost::Contradictory)?;
+            self.operate(Change::Release { pages }, false)?.map_err(|_| Lost::Contradictory)?;
         }
         Ok(excess)
     }
@@ -92,7 +102,7 @@ impl Account {
     /// # Errors
     /// [`Lost`].
     pub(crate) fn touch(&mut self) -> Result<(), Lost> {
-        self.operate(Change::Release { pages: 0 })?.map_err(|_| Lost::Contradictory)
+        self.operate(Change::Release { pages: 0 }, false)?.map_err(|_| Lost::Contradictory)
     }
 
     /// Pages this account holds. Asks no one.
@@ -153,11 +163,14 @@ impl Account {
         Ok(&slot.devices.get(self.device.get()).ok_or(Lost::Contradictory)?.overhead_pages)
     }
 
-    /// The inner error is a refusal, with the device's total.
-    fn operate(&mut self, change: Change) -> Result<Result<(), u64>, Lost> {
+    /// The inner error says why nothing changed.
+    fn operate(&mut self, change: Change, minds_hold: bool) -> Result<Result<(), Stop>, Lost> {
         loop {
             let words = DeviceWords::new(self.claim.file()?, self.device)?;
             let entry = words.entry();
+            if minds_hold && aside::is_held(entry) {
+                return Ok(Err(Stop::Held));
+            }
             match quota::operate(&words, self.claim.index(), self.held, change) {
                 Ok(done) => {
                     self.held = done.holding;
@@ -167,7 +180,7 @@ impl Account {
                     }
                     return Ok(Ok(()));
                 }
-                Err(NotDone::OverLimit { used_pages }) => return Ok(Err(used_pages)),
+                Err(NotDone::OverLimit { used_pages }) => return Ok(Err(Stop::Over { used_pages })),
                 // This process is suspended: the call that led here waits, as it would in the driver.
                 Err(NotDone::Frozen) => words.wait_while_frozen(self.claim.index()),
                 Err(other) => return Err(lost(other)),
