@@ -3,6 +3,7 @@
 
 use serde_json::Value;
 use std::time::{Duration, Instant};
+use vcuda_core::compute::monotonic_ns;
 use vcuda_tests::{Container, GIB, OUT_OF_MEMORY, Outcome, Run, Running, SUCCESS, World, artefacts, program};
 
 /// A command of `vcuda` on the container's slice.
@@ -270,4 +271,31 @@ fn again_and_again_under_pressure_nothing_is_lost() {
     }
     first.finish().clean();
     assert!(container.gpu(0).used_bytes < GIB);
+}
+
+#[test]
+fn allocations_wait_while_a_program_is_restored_and_no_longer() {
+    let container = Container::new().limit("4GiB");
+    let mut running = holder(&container, 64);
+    let control = container.control();
+    let gpu = container.uuid(0).parse().expect("a UUID");
+    let device = control.find_device(gpu).expect("a whole control file").expect("a device in use");
+    let hold = |time: Duration| {
+        control.hold_until(device, monotonic_ns() + time.as_nanos() as u64).expect("a whole control file");
+    };
+    // Over by itself if whoever restores is killed.
+    hold(Duration::from_millis(700));
+    let begin = Instant::now();
+    running.say("alloc 64").wait_for("alloc_1");
+    assert_eq!(running.number("alloc_1"), SUCCESS);
+    assert!(begin.elapsed() >= Duration::from_millis(500), "{:?}", begin.elapsed());
+    hold(Duration::from_secs(300));
+    running.say("work").wait_for("worked");
+    running.say("free").wait_for("free");
+    running.say("alloc 64");
+    std::thread::sleep(Duration::from_millis(100));
+    control.hold_until(device, 0).expect("a whole control file");
+    running.wait_for("alloc_2");
+    assert_eq!(running.number("alloc_2"), SUCCESS);
+    running.finish().clean();
 }
