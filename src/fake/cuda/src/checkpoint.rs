@@ -8,7 +8,7 @@ use std::ffi::c_void;
 use std::time::Duration;
 use vcuda_driver::cuda::types::{CUcheckpointGpuPair, CUcheckpointLockArgs};
 use vcuda_driver::result::{CUerror, CUresult};
-use vcuda_fake_machine::{Machine, OBSTACLE_MANAGED, OBSTACLE_SHARED, Refusal};
+use vcuda_fake_machine::{Machine, OBSTACLE_MANAGED, OBSTACLE_SHARED, OBSTACLE_UNCOUNTED, Refusal};
 
 /// The first release that brings shared memory back.
 const RELEASE_WITH_SHARING: u32 = 610;
@@ -62,7 +62,11 @@ pub fn lock(pid: i32, args: Option<Out<CUcheckpointLockArgs>>) -> CUresult {
         return Err(CUerror::INVALID_VALUE);
     }
     let timeout = (args.timeoutMs != 0).then(|| Duration::from_millis(args.timeoutMs.into()));
-    machine()?.stop(id(pid)?, timeout).map_err(code)
+    let (machine, pid) = (machine()?, id(pid)?);
+    if machine.obstacles(pid).map_err(code)? & OBSTACLE_UNCOUNTED != 0 {
+        return Err(CUerror::NOT_SUPPORTED);
+    }
+    machine.stop(pid, timeout).map_err(code)
 }
 
 pub fn checkpoint(pid: i32, args: Option<Out<c_void>>) -> CUresult {

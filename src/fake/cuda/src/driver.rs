@@ -7,7 +7,7 @@ use crate::{gate, settings};
 use parking_lot::Mutex;
 use std::sync::OnceLock;
 use vcuda_driver::result::{CUerror, CUresult};
-use vcuda_fake_machine::{Machine, Member};
+use vcuda_fake_machine::{Machine, Member, OBSTACLE_UNCOUNTED};
 
 /// Memory that initialising takes of each visible device, put down to no process.
 const INITIAL_BYTES: u64 = 53 << 16;
@@ -47,6 +47,7 @@ pub fn initialise(flags: u32) -> CUresult {
     if devices.is_empty() {
         return Err(CUerror::NO_DEVICE);
     }
+    member.set_obstacle(OBSTACLE_UNCOUNTED, settings().is_null);
     for device in &devices {
         let initial = vcuda_fake_machine::Bytes { device: INITIAL_BYTES, process: 0 };
         member.take(device.gpu, initial).map_err(|_| CUerror::OUT_OF_MEMORY)?;

@@ -86,7 +86,7 @@ pub struct Process {
     pub start_ticks: AtomicU64,
     /// Who is about to stop it, while `standing` says that somebody is.
     pub stopper: AtomicU32,
-    /// Why it can't be put aside: a sum of [`OBSTACLE_MANAGED`] and [`OBSTACLE_SHARED`].
+    /// Why it can't be put aside: a sum of the obstacles below.
     pub obstacles: AtomicU32,
     pub calls: CallCount,
     pub gpus: [Holding; MAX_GPUS],
@@ -96,6 +96,8 @@ pub struct Process {
 pub const OBSTACLE_MANAGED: u32 = 1;
 /// It has shared memory with another process.
 pub const OBSTACLE_SHARED: u32 = 2;
+/// Its calls are not counted, so it can't even be stopped.
+pub const OBSTACLE_UNCOUNTED: u32 = 4;
 
 /// Calls under way that can be stopped, on a cache line that no other process writes to.
 #[repr(C, align(64))]

@@ -139,7 +139,7 @@ mod times;
 pub use checkpoint::{Refusal, Standing};
 pub use clock::{doze_until, now_ns, sleep_until};
 pub use config::{ConfigError, GpuSpec, parse as parse_gpus};
-pub use layout::{Gpu, OBSTACLE_MANAGED, OBSTACLE_SHARED};
+pub use layout::{Gpu, OBSTACLE_MANAGED, OBSTACLE_SHARED, OBSTACLE_UNCOUNTED};
 pub use machine::{Bytes, Machine, Member, OutOfMemory, ProcessUse};
 pub use region::MachineError;
 pub use timeline::{

@@ -343,3 +343,10 @@ driver_test! {
         alloc(MIB);
     }
 }
+
+driver_test! {
+    fn a_driver_without_time_can_t_be_stopped() with ("VCUDA_FAKE_NULL", "1") {
+        begin();
+        assert_eq!(lock(std::process::id() as i32, 10), Err(CUerror::NOT_SUPPORTED));
+    }
+}
