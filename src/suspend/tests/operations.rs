@@ -136,6 +136,13 @@ impl World {
     }
 }
 
+impl Drop for World {
+    fn drop(&mut self) {
+        // The lock of a GPU that no machine has.
+        let _ = std::fs::remove_file(format!("/dev/shm/.vcuda-lease-{}", self.gpu));
+    }
+}
+
 impl Checkpoint for World {
     fn state(&self, _pid: u32) -> Result<ProcessState, CUerror> {
         Ok(self.state.get())
