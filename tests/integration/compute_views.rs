@@ -96,11 +96,12 @@ fn processes_are_the_containers_own_with_what_each_used() {
             pids.sort_unstable();
             assert_eq!(pids, expected, "{kind}");
             let sum: u32 = list.iter().map(|&(_, percent)| percent).sum();
-            assert!((22..=38).contains(&sum), "look {look}: {list:?}");
+            assert!((20..=42).contains(&sum), "look {look}: {list:?}");
         }
         assert_eq!(seen.number(&format!("left_behind_{look}")), 0);
         let gpu = numbers(&seen, &format!("rates_{look}"))[1];
-        assert!((22..=38).contains(&gpu), "look {look}: {gpu} %");
+        // Of a tenth of a second, in which processes that share take turns of four milliseconds, or a little more.
+        assert!((20..=42).contains(&gpu), "look {look}: {gpu} %");
     }
     for running in [first, second, foreign] {
         running.kill();

@@ -3,6 +3,7 @@
 mod artefact;
 mod cli;
 mod compute_copies;
+mod compute_kernels;
 mod compute_views;
 mod config;
 mod control_file;

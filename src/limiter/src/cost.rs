@@ -21,7 +21,7 @@ const MOST_NS: f32 = 60e9;
 const WEIGHT: f32 = 1.0 / 8.0;
 /// The same of a noisy one, by whether it is below or above what is known: what is off is so upwards.
 const NOISY_WEIGHT_DOWN: f32 = 1.0 / 8.0;
-const NOISY_WEIGHT_UP: f32 = 1.0 / 24.0;
+const NOISY_WEIGHT_UP: f32 = 1.0 / 48.0;
 /// Samples after which a kind is no longer looked at whenever that is possible: a first launch, which loads code and finds
 /// cold caches, is no measure of those that follow.
 const YOUNG: u32 = 3;
