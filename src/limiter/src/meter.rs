@@ -67,6 +67,7 @@ pub struct Meter<M: Machine, W> {
     unposted: AtomicU64,
     /// By how much this process's measurements have moved the deadline, in all.
     pub(crate) moved_ns: AtomicI64,
+    /// Which part of what is measured is new, lately.
     pub(crate) overlap: Mutex<Overlap>,
     /// The deadline as this process left it.
     left_ns: AtomicU64,
