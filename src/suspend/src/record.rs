@@ -3,13 +3,20 @@
 //! Owns the file `.NAME.suspended` in the control file's directory: JSON, written anew as a whole and renamed into place.
 //! It is written before a process is touched, and forgotten with the processes. Without it (somebody removed it)
 //! resuming goes by the slice's own books.
+//!
+//! The directory may belong to somebody who wishes a privileged agent ill: nothing is written through a link, and nothing
+//! is read that isn't a file of a moderate size.
 
 use serde_json::{Value, json};
-use std::fs;
-use std::io::{self, ErrorKind};
+use std::fs::{self, OpenOptions, Permissions};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use vcuda_core::device::Uuid;
 pub use vcuda_core::location::suspension_record as path_of;
+
+/// More than every slot's entry with every GPU takes.
+const MOST_BYTES: u64 = 16 << 20;
 
 /// What one process took.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,7 +41,7 @@ pub struct Record {
 impl Record {
     /// Reads the record of a slice; an empty one where there is none, or none that can be read.
     pub fn load(control_file: &Path) -> Record {
-        let text = fs::read(path_of(control_file)).unwrap_or_default();
+        let text = read_file(&path_of(control_file)).unwrap_or_default();
         let value: Value = serde_json::from_slice(&text).unwrap_or(Value::Null);
         let entries = value["processes"].as_array().into_iter().flatten().filter_map(read);
         Record { entries: entries.collect() }
@@ -54,8 +61,8 @@ impl Record {
         }
         let processes: Vec<Value> = self.entries.iter().map(write).collect();
         let draft = path.with_extension(format!("draft-{}", std::process::id()));
-        let written = fs::write(&draft, format!("{:#}\n", json!({ "version": 1, "processes": processes })))
-            .and_then(|()| fs::rename(&draft, &path));
+        let text = format!("{:#}\n", json!({ "version": 1, "processes": processes }));
+        let written = write_file(&draft, &text).and_then(|()| fs::rename(&draft, &path));
         if written.is_err() {
             // A draft left behind harms nobody.
             let _ = fs::remove_file(&draft);
@@ -78,6 +85,25 @@ impl Record {
     pub fn forget(&mut self, slot: u16) {
         self.entries.retain(|entry| entry.slot != slot);
     }
+}
+
+/// Makes a file that anybody may read who gets into its directory: its slice's user resumes what root has suspended.
+fn write_file(path: &Path, text: &str) -> io::Result<()> {
+    // Of one who had this id and was killed.
+    let _ = fs::remove_file(path);
+    let mut file = OpenOptions::new().write(true).create_new(true).open(path)?;
+    file.set_permissions(Permissions::from_mode(0o644))?;
+    file.write_all(text.as_bytes())
+}
+
+fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let mut text = Vec::new();
+    if file.metadata()?.is_file() {
+        file.take(MOST_BYTES).read_to_end(&mut text)?;
+    }
+    Ok(text)
 }
 
 fn write(entry: &Entry) -> Value {
@@ -142,5 +168,24 @@ mod tests {
             fs::write(path_of(&control), text).unwrap();
             assert_eq!(Record::load(&control), Record::default(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_link_leads_nowhere() {
+        let directory = tempfile::tempdir().unwrap();
+        let (control, victim) = (directory.path().join("control"), directory.path().join("victim"));
+        let path = path_of(&control);
+        fs::write(&victim, r#"{"processes":[]}"#).unwrap();
+        let mut record = Record::default();
+        record.enter(entry(1, 5));
+        for link in [path.clone(), path.with_extension(format!("draft-{}", std::process::id()))] {
+            std::os::unix::fs::symlink(&victim, &link).unwrap();
+            record.save(&control).unwrap();
+            assert_eq!(Record::load(&control), record);
+            assert_eq!(fs::read_to_string(&victim).unwrap(), r#"{"processes":[]}"#);
+        }
+        fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
+        assert_eq!(Record::load(&control), Record::default());
     }
 }

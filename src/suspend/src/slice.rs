@@ -79,7 +79,10 @@ impl Work<'_> {
         let (mut found, mut problems): (Vec<Target>, Vec<Problem>) = (Vec::new(), Vec::new());
         for process in living {
             match Target::find(process, &snapshot) {
-                Ok(target) => found.push(target),
+                Ok(target) if target.uses(self.control) => found.push(target),
+                Ok(target) => problems.push(target.problem(
+                    "does not have the slice's control file open, or may not be looked at: run this as its user, or as root",
+                )),
                 Err(problem) => problems.push(problem),
             }
         }

@@ -1,8 +1,10 @@
 //! One process to act on: found again by what its slot says, and known to be that very process.
 
 use crate::error::{Fate, Problem};
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use vcuda_core::control::Control;
 use vcuda_core::device::Uuid;
 use vcuda_core::identity::{Identity, pid_namespace_of_this_process};
 use vcuda_core::snapshot::{ProcessView, Snapshot};
@@ -40,6 +42,15 @@ impl Target {
         if is_process(self.pid, self.identity.start_time_ticks) { Fate::Lives } else { Fate::Died }
     }
 
+    /// Whether it has the slice's control file open: what a slot says may be anybody's who can write to the file, and
+    /// must not lead a privileged agent to the processes of others.
+    pub(crate) fn uses(&self, control: &Control) -> bool {
+        let Ok(inode) = fs::metadata(control.path()).map(|metadata| metadata.ino()) else { return false };
+        // Some file systems have other device numbers here than anywhere else; this process has the file mapped too.
+        let own = mappings("self", inode);
+        mappings(&self.pid.to_string(), inode).iter().any(|device| own.contains(device))
+    }
+
     /// Something is wrong with it.
     pub(crate) fn problem(&self, reason: impl Into<String>) -> Problem {
         Problem { pid: self.pid, name: self.identity.name.clone(), reason: reason.into() }
@@ -74,6 +85,18 @@ fn is_process(pid: u32, start_time_ticks: u64) -> bool {
     fields(&stat).is_some_and(|(state, start)| {
         !matches!(state, 'Z' | 'X') && (start_time_ticks == 0 || start == start_time_ticks)
     })
+}
+
+/// The devices of all files with this inode number that a process has mapped.
+fn mappings(process: &str, inode: u64) -> BTreeSet<String> {
+    let text = fs::read(format!("/proc/{process}/maps")).unwrap_or_default();
+    let inode = inode.to_string();
+    let device = |line: &str| {
+        let mut fields = line.split_ascii_whitespace().skip(3);
+        let (device, of) = (fields.next()?, fields.next()?);
+        (of == inode).then(|| device.to_owned())
+    };
+    String::from_utf8_lossy(&text).lines().filter_map(device).collect()
 }
 
 /// What only a tracer may open.
@@ -127,5 +150,23 @@ mod tests {
         }
         assert!(std::path::Path::new(&format!("/proc/{pid}")).exists());
         child.wait().unwrap();
+    }
+
+    #[test]
+    fn only_who_has_the_file_open_is_of_the_slice() {
+        let directory = tempfile::tempdir().unwrap();
+        let control = Control::open_or_create(directory.path().join("control")).unwrap();
+        let target = |pid| Target {
+            slot: 0,
+            pid,
+            identity: Identity::of_this_process("test"),
+            suspension: Suspension::default(),
+            charged: Vec::new(),
+        };
+        assert!(target(std::process::id()).uses(&control));
+        let mut other = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        assert!(!target(other.id()).uses(&control));
+        other.kill().unwrap();
+        other.wait().unwrap();
     }
 }
