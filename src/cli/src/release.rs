@@ -1,10 +1,11 @@
-//! `vcuda release`: puts idle programs aside while others need their memory, on a machine without the node's daemon.
+//! `vcuda release`: puts idle programs aside while others need their memory, on a machine without the node's daemon: one of the
+//! two does it, and the other says so.
 //!
 //! Ended at any moment, it leaves nothing half done that the next one doesn't finish; programs that were put aside wait
 //! for that, or for `vcuda resume`.
 
 use crate::agent::Tools;
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 use vcuda_core::control::Control;
 use vcuda_slices::find;
 use vcuda_suspend::agent::{Agent, TURN};
+use vcuda_suspend::sole::Sole;
 
 /// How often it is looked for new slices: programs wait a second for that.
 const FIND: Duration = Duration::from_millis(300);
@@ -30,6 +32,10 @@ pub struct Release {
 impl Release {
     /// Takes turns until it is ended.
     pub fn execute(&self) -> Result<ExitCode> {
+        let sole = match Sole::claim() {
+            Ok(sole) => sole,
+            Err(other) => bail!("{other} makes room on this machine already; see there what it has done"),
+        };
         let tools = Tools::open(None)?;
         let mut agent = Agent::new(&tools.driver, &tools.memory);
         let mut slices: BTreeMap<PathBuf, Arc<Control>> = BTreeMap::new();
@@ -37,6 +43,10 @@ impl Release {
         println!("vcuda: making room on this machine's GPUs; end with Ctrl-C");
         loop {
             if found.is_none_or(|found| found.elapsed() >= FIND) {
+                if let Some(other) = sole.superseded() {
+                    println!("vcuda: {other} makes room for all users from now on");
+                    return Ok(ExitCode::SUCCESS);
+                }
                 found = Some(Instant::now());
                 self.find(&mut slices);
             }

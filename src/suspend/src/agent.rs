@@ -46,9 +46,19 @@ const ROUNDING_BYTES: u64 = 4 << 20;
 #[derive(Debug)]
 pub enum Event {
     /// A process was put aside.
-    PutAside(String),
+    PutAside {
+        /// Its name and id.
+        who: String,
+        /// Its slice's control file.
+        slice: PathBuf,
+    },
     /// A process came back.
-    BroughtBack(String),
+    BroughtBack {
+        /// Its name and id.
+        who: String,
+        /// Its slice's control file.
+        slice: PathBuf,
+    },
     /// No room could be made for an allocation.
     Denied(String),
     /// What another agent had left was finished.
@@ -60,8 +70,8 @@ pub enum Event {
 impl std::fmt::Display for Event {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Event::PutAside(who) => write!(f, "put aside: {who}"),
-            Event::BroughtBack(who) => write!(f, "brought back: {who}"),
+            Event::PutAside { who, .. } => write!(f, "put aside: {who}"),
+            Event::BroughtBack { who, .. } => write!(f, "brought back: {who}"),
             Event::Denied(who) => write!(f, "no room can be made for {who}"),
             Event::Recovered(path) => write!(f, "finished what another agent had left: {}", path.display()),
             Event::Failed(reason) => f.write_str(reason),
@@ -140,12 +150,8 @@ impl<'a> Agent<'a> {
             if self.unconcerned.contains_key(slice.path()) {
                 continue;
             }
-            let Ok(snapshot) = slice.snapshot() else { continue };
-            let is_concerned = snapshot
-                .processes
-                .iter()
-                .any(|process| process.alive != Some(false) && process.suspension.idle_release().is_some());
-            if !is_concerned {
+            let Ok(mut snapshot) = slice.snapshot() else { continue };
+            if !has_idle_release(&snapshot) {
                 self.unconcerned.insert(slice.path().to_owned(), Instant::now());
                 continue;
             }
@@ -153,11 +159,16 @@ impl<'a> Agent<'a> {
             let handle = Slice::of(Arc::clone(slice));
             if needs_recovery(&handle).unwrap_or(false) {
                 let outcome = self.with_terms(slices, |agent, terms| recover(&handle, agent.driver, terms));
-                events.push(match outcome {
-                    Ok(_) => Event::Recovered(handle.path()),
-                    Err(error) => Event::Failed(error.to_string()),
-                });
-                continue;
+                match outcome {
+                    Ok(_) => events.push(Event::Recovered(handle.path())),
+                    Err(error) => {
+                        events.push(Event::Failed(error.to_string()));
+                        continue;
+                    }
+                }
+                // Who runs again can make room: without it, others would be told that nobody can.
+                let Ok(now) = slice.snapshot() else { continue };
+                snapshot = now;
             }
             self.look_at(slice, &snapshot, &mut view, &mut known, &mut keys);
         }
@@ -272,7 +283,7 @@ impl<'a> Agent<'a> {
                     Ok(_) => {
                         let seen = self.seen.get_mut(&who.key)?;
                         (seen.aside, seen.active) = (None, Instant::now());
-                        Some(Event::BroughtBack(who.name.clone()))
+                        Some(Event::BroughtBack { who: who.name.clone(), slice: handle.path() })
                     }
                     // Somebody was faster; it is asked for again in the next turn.
                     Err(Error::TimedOut(_) | Error::Busy | Error::NoProcesses) => None,
@@ -314,7 +325,7 @@ impl<'a> Agent<'a> {
                 let since = Instant::now();
                 let away = Away { since, own_threads, looked: since, is_called: false };
                 self.seen.get_mut(&who.key)?.aside = Some(away);
-                Some(Event::PutAside(who.name.clone()))
+                Some(Event::PutAside { who: who.name.clone(), slice: handle.path() })
             }
             // It became active again, or ended.
             Ok(_) | Err(Error::NoProcesses | Error::Busy) => None,
@@ -353,6 +364,12 @@ impl Away {
                 threads_in_driver(target.pid).iter().any(|thread| !self.own_threads.contains(thread));
         }
     }
+}
+
+/// Whether a slice has a living process that may be put aside: whether it needs an agent.
+pub fn has_idle_release(snapshot: &Snapshot) -> bool {
+    let mut living = snapshot.processes.iter().filter(|process| process.alive != Some(false));
+    living.any(|process| process.suspension.idle_release().is_some())
 }
 
 /// Tells the processes of a slice that for this long there is somebody who makes room.

@@ -267,9 +267,12 @@ fn promised(slice: &Snapshot, gpu: Uuid) -> u64 {
 
 /// The lock file of a GPU. It belongs to nobody, so that agents of several users exclude each other.
 fn lock_path(gpu: Uuid) -> PathBuf {
-    let directory =
-        std::env::var_os("VCUDA_LEASE_DIRECTORY").map_or(PathBuf::from("/dev/shm"), PathBuf::from);
-    directory.join(format!(".vcuda-lease-{gpu}"))
+    lock_directory().join(format!(".vcuda-lease-{gpu}"))
+}
+
+/// Where lock files are.
+pub(crate) fn lock_directory() -> PathBuf {
+    std::env::var_os("VCUDA_LEASE_DIRECTORY").map_or(PathBuf::from("/dev/shm"), PathBuf::from)
 }
 
 fn open_lock(gpu: Uuid) -> io::Result<File> {

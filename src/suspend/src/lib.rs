@@ -9,7 +9,8 @@
 //! * [`lease`] is what makes resuming safe: a restore that runs out of memory loses the process for good, so none is
 //!   begun before its memory is reserved against everyone.
 //! * [`driver`] and [`memory`] are what is asked of NVIDIA's two libraries, as traits; tests bring their own.
-//! * [`policy`] decides who is put aside when idle and who comes back, and [`agent`] does it.
+//! * [`policy`] decides who is put aside when idle and who comes back, and [`agent`] does it; [`sole`] keeps two agents from
+//!   undoing each other's work.
 //! * [`preflight`] says what can't be suspended, and why, before anything is touched.
 //!
 //! # What a suspended process holds
@@ -33,6 +34,7 @@ pub mod preflight;
 pub mod record;
 pub mod resume;
 pub mod slice;
+pub mod sole;
 pub mod suspend;
 mod target;
 
