@@ -15,6 +15,7 @@ use prometheus_client::registry::Registry;
 use tokio::sync::watch::Receiver;
 
 use crate::devices::Devices;
+use crate::idle_release::Status;
 use crate::jobs::Health;
 use crate::reading::Reading;
 
@@ -30,6 +31,8 @@ pub struct Sources {
     pub readings: Receiver<Arc<Reading>>,
     /// The GPUs.
     pub devices: Receiver<Arc<Devices>>,
+    /// Idle release; `None` if that is not done here.
+    pub idle_release: Option<Receiver<Status>>,
     /// The agent's own jobs.
     pub health: Arc<Health>,
 }

@@ -98,6 +98,11 @@ impl Pulse {
         *self.job.last_beat.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
+    /// Whether the agent ends.
+    pub fn is_shut_down(&self) -> bool {
+        self.shutdown.is_cancelled()
+    }
+
     /// What `work` comes to; `None` if the agent ends first.
     pub async fn unless_shut_down<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         tokio::select! {

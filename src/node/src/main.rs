@@ -11,10 +11,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{info, warn};
 use vcuda_node::exposition::{Exposition, Sources};
+use vcuda_node::idle_release::Status;
 use vcuda_node::jobs::Jobs;
-use vcuda_node::options::Options;
+use vcuda_node::options::{Options, Switch};
+use vcuda_node::places::Places;
 use vcuda_node::watch::Watcher;
-use vcuda_node::{devices, serve};
+use vcuda_node::{devices, idle_release, serve};
 
 /// How long jobs may take to end.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -64,7 +66,18 @@ async fn serve_until_told_to_end(options: Options) -> anyhow::Result<()> {
     });
     jobs.start("devices", devices::PATIENCE, move |pulse| devices::run(devices_sender.clone(), pulse));
 
-    let exposition = Arc::new(Exposition::new(Sources { readings, devices, health: jobs.health() }));
+    let (status_sender, status) = watch::channel(Status::default());
+    let is_on = options.idle_release == Switch::On;
+    if is_on {
+        let places = Places::of(&options);
+        jobs.start("idle_release", idle_release::LONGEST_TURN * 2, move |pulse| {
+            idle_release::run(places.clone(), status_sender.clone(), pulse)
+        });
+    }
+
+    let idle_release = is_on.then(|| status.clone());
+    let exposition =
+        Arc::new(Exposition::new(Sources { readings, devices, idle_release, health: jobs.health() }));
     let server = tokio::spawn(serve::run(listener, exposition, jobs.health(), jobs.shutdown()));
     info!("serving http://{address}/metrics");
     if !address.ip().is_loopback() {
@@ -76,8 +89,25 @@ async fn serve_until_told_to_end(options: Options) -> anyhow::Result<()> {
         _ = interrupt.recv() => {}
     }
     info!("ending");
+    jobs.shutdown().cancel();
+    finish_turn(status).await;
     if !jobs.end(FAREWELL).await {
         warn!("a job did not end in {} s; leaving it", FAREWELL.as_secs());
     }
     server.await.context("the server")
+}
+
+/// Lets idle release come to the end of what it does, so that no program stays locked.
+async fn finish_turn(mut status: watch::Receiver<Status>) {
+    let mut is_over = async |patience| {
+        // An error says that the job is gone, which is as well.
+        tokio::time::timeout(patience, status.wait_for(|status| !status.is_at_work)).await.is_ok()
+    };
+    if is_over(FAREWELL / 10).await {
+        return;
+    }
+    info!("waiting for a program to be put aside or brought back");
+    if !is_over(idle_release::LONGEST_TURN).await {
+        warn!("that takes too long; the next agent, or vcuda resume, brings the program back");
+    }
 }

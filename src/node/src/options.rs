@@ -35,6 +35,9 @@ pub struct Options {
     /// Whether to remove control files of ended runs that nobody needs
     #[arg(long, env = "VCUDA_NODE_REMOVE_ENDED", value_name = "WHEN", default_value = "auto")]
     pub remove_ended: RemoveEnded,
+    /// Whether to put idle programs aside for those that need their memory, where slices have idle release
+    #[arg(long, env = "VCUDA_NODE_IDLE_RELEASE", value_name = "SWITCH", default_value = "on")]
+    pub idle_release: Switch,
     /// How much is written to standard error
     #[arg(long, env = "VCUDA_NODE_LOG", value_name = "LEVEL", default_value = "info")]
     pub log: LogLevel,
@@ -60,6 +63,15 @@ impl RemoveEnded {
             Self::Never => false,
         }
     }
+}
+
+/// Whether something is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// Done
+    On,
+    /// Not done, or left to somebody else
+    Off,
 }
 
 /// How much is logged.

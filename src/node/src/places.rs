@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::labels::Labels;
+use crate::options::Options;
 use vcuda_slices::directory::Directory;
 use vcuda_slices::owner_of;
 
@@ -72,6 +73,11 @@ pub struct Walked {
 }
 
 impl Places {
+    /// Those that `options` name.
+    pub fn of(options: &Options) -> Self {
+        Self { users_under: options.users_under.clone(), directories: options.directory.clone() }
+    }
+
     /// Walks through all of them.
     pub fn walk(&self, visitor: &mut impl Visitor) -> Walked {
         let mut walked = Walked::default();

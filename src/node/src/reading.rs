@@ -48,6 +48,8 @@ pub struct Slice {
     pub devices: Vec<Device>,
     /// Processes that live in it, whether they hold anything or not.
     pub processes: u64,
+    /// Of them, those that are put aside because they were idle.
+    pub put_aside: u64,
 }
 
 /// One device of a slice.

@@ -26,6 +26,7 @@ use vcuda_core::control::Control;
 use vcuda_core::error::{ControlError, ControlErrorKind as Kind};
 use vcuda_core::quota::bytes_of_pages;
 use vcuda_core::snapshot::{DeviceView, ProcessView, Snapshot};
+use vcuda_core::suspension::Phase;
 use vcuda_slices::directory::Directory;
 use vcuda_slices::{Sight, remove_ended};
 
@@ -86,10 +87,7 @@ impl Watcher {
         let now = Instant::now();
         let saved = options.state_file.as_deref().map(state::read).unwrap_or(Ok(Vec::new()));
         Self {
-            places: Places {
-                users_under: options.users_under.clone(),
-                directories: options.directory.clone(),
-            },
+            places: Places::of(options),
             removal: options.remove_ended.applies().then_some(sight),
             counters: Counters::restore(saved.inspect_err(|what| warn!("{what}")).unwrap_or_default(), now),
             cleaned: Cleaned::default(),
@@ -252,7 +250,13 @@ impl Look<'_> {
             .take(MOST_DEVICES)
             .map(|(view, uuid)| self.device(&labels, uuid, view, snapshot))
             .collect();
-        Slice { labels, path, devices, processes: living(snapshot).count() as u64 }
+        Slice {
+            labels,
+            path,
+            devices,
+            processes: living(snapshot).count() as u64,
+            put_aside: put_aside(snapshot),
+        }
     }
 
     fn device(&mut self, labels: &Labels, uuid: String, view: &DeviceView, snapshot: &Snapshot) -> Device {
@@ -285,6 +289,14 @@ impl Look<'_> {
 /// The processes that are not known to be dead.
 fn living(snapshot: &Snapshot) -> impl Iterator<Item = &ProcessView> {
     snapshot.processes.iter().filter(|process| process.alive != Some(false))
+}
+
+/// How many processes are put aside because they were idle.
+pub fn put_aside(snapshot: &Snapshot) -> u64 {
+    let is_aside = |process: &&ProcessView| {
+        process.suspension.phase() == Phase::Suspended && process.suspension.is_idle()
+    };
+    living(snapshot).filter(is_aside).count() as u64
 }
 
 /// Reads one control file, after taking back what dead processes hold in it.

@@ -13,7 +13,9 @@ use prometheus_client::registry::Unit;
 
 use super::Sources;
 use crate::devices::{self, Devices};
+use crate::idle_release::{Counts, Status};
 use crate::jobs::JobHealth;
+use crate::labels::Labels;
 use crate::reading::{Reading, Slice};
 use crate::{devices::Device as Gpu, reading::Device};
 
@@ -91,10 +93,14 @@ impl<T: ?Sized> Family<T> {
         Ok(())
     }
 
-    /// Writes the metric of the only thing of its kind, without labels.
+    /// Writes the metric of the only thing of its kind, without labels; nothing if it has no value.
     fn encode_alone(&self, encoder: &mut DescriptorEncoder<'_>, thing: &T) -> fmt::Result {
+        let value = (self.value)(thing);
+        if matches!(value, Value::None) {
+            return Ok(());
+        }
         let metric = encoder.encode_descriptor(self.name, self.help, self.unit, self.kind)?;
-        self.encode_value(metric, (self.value)(thing))
+        self.encode_value(metric, value)
     }
 
     fn encode_value(&self, encoder: MetricEncoder<'_>, value: Value) -> fmt::Result {
@@ -260,6 +266,45 @@ const NODE: [Family<Reading>; 7] = [
     }),
 ];
 
+const PUT_ASIDE: Family<Slice> = gauge(
+    "vcuda_container_put_aside_processes",
+    "Processes that are put aside because they were idle.",
+    |it| Count(it.put_aside),
+);
+
+/// Of idle release, by slice.
+const MOVES: [Family<Counts>; 2] = [
+    counter(
+        "vcuda_node_put_aside",
+        "How often a process of the slice was put aside since the agent began.",
+        |it: &Counts| Count(it.put_aside),
+    ),
+    counter(
+        "vcuda_node_brought_back",
+        "How often a process of the slice that was put aside came back since the agent began.",
+        |it: &Counts| Count(it.brought_back),
+    ),
+];
+
+/// Of idle release as a whole.
+const IDLE_RELEASE: [Family<Status>; 3] = [
+    gauge(
+        "vcuda_node_idle_release_possible",
+        "1 if idle programs can be put aside here, 0 if not; absent until a slice wants that.",
+        |it: &Status| it.is_possible.map(u64::from).into(),
+    ),
+    counter(
+        "vcuda_node_idle_release_denied",
+        "Allocations for which no room could be made.",
+        |it: &Status| Count(it.denied),
+    ),
+    counter(
+        "vcuda_node_idle_release_failures",
+        "Attempts to put a process aside or to bring it back that did not work.",
+        |it: &Status| Count(it.failures),
+    ),
+];
+
 const UNREADABLE: Family<u64> =
     gauge("vcuda_node_unreadable_files", "Control files that could not be read at the last look.", |it| {
         Count(*it)
@@ -311,6 +356,7 @@ impl Collector for Sources {
                 family.encode_alone(encoder, &reading)?;
             }
         }
+        self.encode_idle_release(encoder, &reading)?;
         let unreadable = reading.unreadable.iter().map(|(reason, count)| ([("reason", *reason)], count));
         UNREADABLE.encode(encoder, unreadable)?;
         let directories =
@@ -322,6 +368,34 @@ impl Collector for Sources {
         }
         Ok(())
     }
+}
+
+impl Sources {
+    fn encode_idle_release(&self, encoder: &mut DescriptorEncoder<'_>, reading: &Reading) -> fmt::Result {
+        PUT_ASIDE.encode(encoder, reading.slices.iter().map(|slice| (of_slice(&slice.labels), slice)))?;
+        let Some(status) = &self.idle_release else { return Ok(()) };
+        let status = status.borrow().clone();
+        for family in &MOVES {
+            let counted = reading
+                .slices
+                .iter()
+                .filter_map(|slice| Some((of_slice(&slice.labels), status.slices.get(&slice.path)?)));
+            family.encode(encoder, counted)?;
+        }
+        for family in &IDLE_RELEASE {
+            family.encode_alone(encoder, &status)?;
+        }
+        Ok(())
+    }
+}
+
+fn of_slice(labels: &Labels) -> [(&'static str, &str); 4] {
+    [
+        ("namespace", labels.namespace.as_str()),
+        ("pod", labels.pod.as_str()),
+        ("container", labels.container.as_str()),
+        ("share", labels.share.as_str()),
+    ]
 }
 
 fn of_device(uuid: &str) -> [(&'static str, &str); 1] {

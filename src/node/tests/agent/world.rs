@@ -84,7 +84,12 @@ impl World {
 pub fn metrics_of(reading: Reading) -> Metrics {
     let (_readings, readings) = channel(Arc::new(reading));
     let (_devices, devices) = channel(Arc::default());
-    let exposition = Exposition::new(Sources { readings, devices, health: Arc::new(Health::default()) });
+    let exposition = Exposition::new(Sources {
+        readings,
+        devices,
+        idle_release: None,
+        health: Arc::new(Health::default()),
+    });
     Metrics::parse(&exposition.text(Format::Classic))
 }
 
