@@ -1,7 +1,11 @@
 //! Idle release: programs that do not fit together take turns, and none of them sees an error.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
-use vcuda_tests::{Container, OUT_OF_MEMORY, Running, SUCCESS, World, artefacts, program};
+use vcuda_core::control::Control;
+use vcuda_core::suspension::Phase;
+use vcuda_tests::{Container, OUT_OF_MEMORY, Run, Running, SUCCESS, World, artefacts, program};
 
 /// A tenant with a slice of its own, that may be put aside after 300 ms.
 fn tenant(container: &Container, slice: &str, mib: u64) -> Running {
@@ -10,23 +14,99 @@ fn tenant(container: &Container, slice: &str, mib: u64) -> Running {
     run.env("VCUDA_CONTROL_FILE", control).env("VCUDA_IDLE_RELEASE", "300ms").start()
 }
 
-fn agent(container: &Container) -> Running {
+/// `vcuda release` on the slices of these tests.
+fn release(container: &Container) -> Run {
     let mut run = container.run(World::Bare, &artefacts().vcuda).arg("release");
     for slice in ["first", "second", "third"] {
         run = run.arg("--control-file").arg(container.directory().join(slice));
     }
-    let mut agent = run.env("VCUDA_LEASE_DIRECTORY", container.directory()).start();
+    run.env("VCUDA_LEASE_DIRECTORY", container.directory())
+}
+
+fn agent(container: &Container) -> Running {
+    let mut agent = release(container).start();
     agent.wait_for("vcuda:");
     agent
+}
+
+/// `vcuda-node` on the same slices; its log's lines, without time and level, come from its standard output.
+fn node(container: &Container) -> Run {
+    let log = r#"exec "$0" "$@" 2> >(exec sed -u -E 's/^[^ ]+ +[A-Z]+ //')"#;
+    let run = container.run(World::Bare, "bash").arg("-c").arg(log).arg(&artefacts().node);
+    let run = run.args(["--listen", "127.0.0.1:0", "--interval", "100ms", "--log", "debug"]);
+    let run = run.arg("--directory").arg(container.directory());
+    let run = run.arg("--users-under").arg(container.directory().join("users"));
+    run.env("VCUDA_LEASE_DIRECTORY", container.directory())
+}
+
+fn daemon(container: &Container) -> Running {
+    let mut daemon = node(container).start();
+    daemon.wait_for("serving");
+    daemon
+}
+
+/// What the daemon answers.
+fn get(daemon: &Running, path: &str) -> String {
+    let address = daemon.text("serving").strip_prefix("http://").unwrap().strip_suffix("/metrics").unwrap();
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+/// The value of a metric by the beginning of its line, for a slice if one is named.
+fn metric(daemon: &Running, name: &str, slice: &str) -> Option<f64> {
+    let answer = get(daemon, "/metrics");
+    let mut lines = answer.lines().filter(|line| line.starts_with(name) && line.contains(slice));
+    lines.next()?.rsplit_once(' ')?.1.parse().ok()
+}
+
+/// Waits until a slice's only program is in `phase`.
+#[track_caller]
+fn wait_for_phase(container: &Container, slice: &str, phase: Phase) {
+    assert!(Container::eventually(|| phase_of(container, slice) == phase), "{slice} is not {phase:?}");
+}
+
+fn phase_of(container: &Container, slice: &str) -> Phase {
+    let snapshot = Control::open_existing(container.directory().join(slice)).unwrap().snapshot().unwrap();
+    let mut programs =
+        snapshot.processes.iter().filter(|process| process.suspension.idle_release().is_some());
+    programs.next().unwrap().suspension.phase()
+}
+
+fn terminate(running: &Running) {
+    // SAFETY: the process was started here and has not been waited for.
+    unsafe { libc::kill(running.pid() as i32, libc::SIGTERM) };
 }
 
 #[test]
 fn two_that_do_not_fit_together_both_work() {
     let container = Container::new().gpus("8GiB").limit("6GiB");
     let _agent = agent(&container);
-    let mut first = tenant(&container, "first", 4500);
+    both_work(&container);
+}
+
+#[test]
+fn the_daemon_has_two_that_do_not_fit_together_both_work() {
+    let container = Container::new().gpus("8GiB").limit("6GiB");
+    let daemon = daemon(&container);
+    both_work(&container);
+    assert_eq!(metric(&daemon, "vcuda_node_idle_release_possible", ""), Some(1.0));
+    assert_eq!(metric(&daemon, "vcuda_node_idle_release_failures_total", ""), Some(0.0));
+    for slice in ["share=\"first\"", "share=\"second\""] {
+        let put_aside = metric(&daemon, "vcuda_node_put_aside_total", slice);
+        assert!(put_aside >= Some(3.0), "{slice}: {put_aside:?}");
+        assert!(metric(&daemon, "vcuda_node_brought_back_total", slice) >= Some(3.0), "{slice}");
+    }
+    assert!(get(&daemon, "/healthz").ends_with("ok\n"));
+}
+
+fn both_work(container: &Container) {
+    let tenant = |slice: &str, mib| tenant(container, slice, mib);
+    let mut first = tenant("first", 4500);
     first.wait_for("ready");
-    let mut second = tenant(&container, "second", 4500);
+    let mut second = tenant("second", 4500);
     second.wait_for("ready");
     for round in 0..4 {
         first.say("work").wait_for("worked");
@@ -113,4 +193,122 @@ fn a_tenant_that_is_killed_while_put_aside_leaves_nothing() {
     third.finish().clean();
     // What initialising takes of the agent is its own.
     assert_eq!(container.gpu(0).process_bytes, 0);
+}
+
+#[test]
+fn a_daemon_that_is_killed_while_it_puts_aside_is_succeeded() {
+    let container = Container::new().gpus("8GiB").limit("6GiB");
+    for call in ["cuCheckpointProcessLock", "cuCheckpointProcessCheckpoint"] {
+        let slow = node(&container).env("VCUDA_FAKE_FAULTS", format!("{call}:*=sleep:60s")).start();
+        let mut first = tenant(&container, "first", 4500);
+        first.wait_for("ready");
+        let mut second = tenant(&container, "second", 4500);
+        wait_for_phase(&container, "first", Phase::Suspending);
+        slow.kill();
+        assert_eq!(phase_of(&container, "first"), Phase::Suspending);
+        let mut next = daemon(&container);
+        next.wait_for("idle release: finished what another agent had left:");
+        second.wait_for("ready");
+        first.say("work").wait_for("worked");
+        second.say("work").wait_for("worked");
+        first.finish().clean();
+        second.finish().clean();
+    }
+}
+
+#[test]
+fn a_daemon_that_is_told_to_end_leaves_nobody_half_way() {
+    let container = Container::new().gpus("8GiB").limit("6GiB");
+    let faults = "cuCheckpointProcessCheckpoint:1=sleep:7s";
+    let mut slow = node(&container).env("VCUDA_FAKE_FAULTS", faults).start();
+    let mut first = tenant(&container, "first", 4500);
+    first.wait_for("ready");
+    let mut second = tenant(&container, "second", 4500);
+    wait_for_phase(&container, "first", Phase::Suspending);
+    terminate(&slow);
+    let ended = slow.finish();
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    assert!(ended.stdout.contains("waiting for a program to be put aside"), "{ended:?}");
+    assert!(ended.stdout.contains("1 processes stay put aside"), "{ended:?}");
+    assert_eq!(phase_of(&container, "first"), Phase::Suspended);
+    let _next = daemon(&container);
+    second.wait_for("ready");
+    first.say("work").wait_for("worked");
+    first.finish().clean();
+    second.finish().clean();
+}
+
+#[test]
+fn of_two_agents_one_does_it_and_the_other_says_who() {
+    let container = Container::new().gpus("8GiB").limit("6GiB");
+    let first_agent = agent(&container);
+    let mut first = tenant(&container, "first", 4500);
+    first.wait_for("ready");
+    let mut daemon = daemon(&container);
+    daemon.wait_for(&format!("vcuda (process {}) makes room on this machine already;", first_agent.pid()));
+    assert_eq!(metric(&daemon, "vcuda_node_idle_release_possible", ""), None);
+    let mut second = tenant(&container, "second", 4500);
+    second.wait_for("ready");
+    first_agent.kill();
+    daemon.wait_for("idle release: making room on this machine's GPUs");
+    let refused = release(&container).finish();
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    let told = format!("vcuda-node (process {}) makes room on this machine already", daemon.pid());
+    assert!(refused.stderr.contains(&told), "{refused:?}");
+    first.say("work").wait_for("worked");
+    second.say("work").wait_for("worked");
+    first.finish().clean();
+    second.finish().clean();
+}
+
+#[test]
+fn a_daemon_opens_the_driver_only_for_slices_that_want_it() {
+    let container = Container::new().gpus("8GiB").limit("6GiB");
+    let mut daemon = daemon(&container);
+    let run = container.run(World::Limited, program("suspendable")).arg("64");
+    let mut plain = run.env("VCUDA_CONTROL_FILE", container.directory().join("third")).start();
+    plain.wait_for("ready");
+    assert!(Container::eventually(|| metric(&daemon, "vcuda_node_slices", "") == Some(1.0)));
+    std::thread::sleep(Duration::from_secs(1));
+    plain.finish().clean();
+    assert_eq!(container.gpu(0).used_bytes, 0, "the driver was opened");
+    assert_eq!(metric(&daemon, "vcuda_node_idle_release_possible", ""), None);
+    let mut first = tenant(&container, "first", 64);
+    first.wait_for("ready");
+    daemon.wait_for("idle release: making room on this machine's GPUs");
+    first.finish().clean();
+    assert!(container.gpu(0).used_bytes > 0, "nobody has opened the driver");
+}
+
+#[test]
+fn a_daemon_without_checkpoints_says_so_once_and_goes_on() {
+    let container = Container::new().gpus("8GiB").limit("6GiB");
+    let mut daemon = node(&container).env("VCUDA_FAKE_DRIVER_VERSION", "12040").start();
+    daemon.wait_for("serving");
+    let mut first = tenant(&container, "first", 64);
+    first.wait_for("ready");
+    daemon.wait_for("no idle release here: the driver is for CUDA 12.4;");
+    assert!(Container::eventually(|| metric(&daemon, "vcuda_node_slices", "") == Some(1.0)));
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(metric(&daemon, "vcuda_node_idle_release_possible", ""), Some(0.0));
+    assert_eq!(metric(&daemon, "vcuda_node_job_failures_total", "idle_release"), Some(0.0));
+    assert!(get(&daemon, "/healthz").ends_with("ok\n"));
+    terminate(&daemon);
+    let ended = daemon.finish();
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    assert_eq!(ended.stdout.matches("no idle release here").count(), 1, "{ended:?}");
+    first.finish().clean();
+}
+
+#[test]
+fn a_daemon_with_idle_release_off_leaves_it_to_others() {
+    let container = Container::new().gpus("8GiB").limit("6GiB");
+    let mut daemon = node(&container).args(["--idle-release", "off"]).start();
+    daemon.wait_for("serving");
+    let _agent = agent(&container);
+    both_work(&container);
+    assert_eq!(metric(&daemon, "vcuda_node_idle_release", ""), None);
+    assert_eq!(metric(&daemon, "vcuda_node_job_healthy", "idle_release"), None);
+    terminate(&daemon);
+    assert_eq!(daemon.finish().status.code(), Some(0));
 }

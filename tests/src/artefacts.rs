@@ -17,6 +17,8 @@ pub struct Artefacts {
     pub library: PathBuf,
     /// The `vcuda` command.
     pub vcuda: PathBuf,
+    /// The `vcuda-node` daemon.
+    pub node: PathBuf,
     /// Holds the simulated `libcuda.so.1` and `libnvidia-ml.so.1`.
     pub driver: PathBuf,
     /// Holds NVIDIA's headers.
@@ -63,6 +65,7 @@ fn build() -> Artefacts {
     Artefacts {
         library: directory.join("libvcuda.so"),
         vcuda: directory.join("vcuda"),
+        node: directory.join("vcuda-node"),
         driver: driver.into(),
         headers: headers.into(),
         root,
@@ -74,7 +77,7 @@ fn build() -> Artefacts {
 fn build_all(root: &Path, directory: &Path) -> String {
     let is_release = directory.ends_with("release");
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["build", "--quiet", "-p", "vcuda-shim", "-p", "vcuda-cli"]);
+    cargo.args(["build", "--quiet", "-p", "vcuda-shim", "-p", "vcuda-cli", "-p", "vcuda-node"]);
     cargo.args(is_release.then_some("--release"));
     output_of(cargo.current_dir(root));
     let mut stage = Command::new(root.join("scripts/fake-driver"));
