@@ -10,11 +10,12 @@ use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch::Sender;
+use tokio::sync::watch::{Receiver, Sender};
 use tracing::{debug, info, warn};
 
 use crate::jobs::Pulse;
 use crate::places::{Found, Places, Visitor};
+use crate::reading::Reading;
 use vcuda_core::control::Control;
 use vcuda_slices::directory::Directory;
 use vcuda_suspend::agent::{Agent, Event, TURN, has_idle_release};
@@ -28,7 +29,9 @@ const FIND: Duration = Duration::from_millis(400);
 const RETRY: Duration = Duration::from_secs(60);
 /// How often it is looked whether another agent has ended.
 const RECLAIM: Duration = Duration::from_secs(1);
-/// The same trouble is told again after this long.
+/// How often it is looked whether slices still want it: so many files are not kept open for nothing.
+const LINGER: Duration = Duration::from_secs(60);
+/// Trouble that was away for this long is told again.
 const TELL_AGAIN: Duration = Duration::from_secs(600);
 /// Different troubles that are told in that time.
 const MOST_TOLD: usize = 100;
@@ -59,19 +62,39 @@ pub struct Counts {
     pub brought_back: u64,
 }
 
-/// The job: takes turns as long as a slice wants them.
-pub async fn run(places: Places, status: Sender<Status>, pulse: Pulse) -> anyhow::Result<()> {
-    let told = status.clone();
-    let ended = tokio::task::spawn_blocking(move || {
-        let mut release = Release { places, status, pulse, slices: BTreeMap::new(), told: BTreeMap::new() };
-        while release.wait_until_wanted() {
-            release.serve();
+/// The job: takes turns as long as the slices of `readings` want them.
+pub async fn run(
+    places: Places,
+    mut readings: Receiver<Arc<Reading>>,
+    status: Sender<Status>,
+    pulse: Pulse,
+) -> anyhow::Result<()> {
+    loop {
+        pulse.beat();
+        let is_wanted = readings.borrow_and_update().slices.iter().any(|slice| slice.has_idle_release);
+        if !is_wanted {
+            let news = tokio::time::timeout(RETRY, readings.changed());
+            match pulse.unless_shut_down(news).await {
+                // The readers have ended for good, as the agent does.
+                None | Some(Ok(Err(_))) => return Ok(()),
+                Some(_) => continue,
+            }
         }
-    })
-    .await;
-    // After a panic as well.
-    told.send_modify(|status| status.is_at_work = false);
-    Ok(ended?)
+        let mut release = Release {
+            places: places.clone(),
+            status: status.clone(),
+            pulse: pulse.clone(),
+            slices: BTreeMap::new(),
+            told: BTreeMap::new(),
+        };
+        let ended = tokio::task::spawn_blocking(move || release.serve_until_unwanted()).await;
+        // After a panic as well.
+        status.send_modify(|status| status.is_at_work = false);
+        ended?;
+        if pulse.is_shut_down() {
+            return Ok(());
+        }
+    }
 }
 
 /// The job's own state.
@@ -80,22 +103,16 @@ struct Release {
     status: Sender<Status>,
     pulse: Pulse,
     slices: BTreeMap<PathBuf, Arc<Control>>,
-    /// Trouble that was told, and when.
+    /// Trouble that was told, and when it was last met.
     told: BTreeMap<String, Instant>,
 }
 
 impl Release {
-    /// Looks for slices until one of them wants an agent. Whether one does, rather than the agent's end having come.
-    fn wait_until_wanted(&mut self) -> bool {
-        loop {
-            if self.pulse.is_shut_down() {
-                return false;
-            }
+    fn serve_until_unwanted(&mut self) {
+        self.find();
+        while !self.pulse.is_shut_down() && self.is_wanted() {
+            self.serve();
             self.find();
-            if self.is_wanted() {
-                return true;
-            }
-            sleep(FIND);
         }
     }
 
@@ -118,17 +135,24 @@ impl Release {
             Err(reason) => {
                 self.tell(format!("no idle release here: {reason}"));
                 self.set_possible(Some(false));
+                drop(sole);
                 return self.pause(RETRY);
             }
         };
         info!("idle release: making room on this machine's GPUs");
         self.set_possible(Some(true));
         let mut agent = Agent::new(&driver, &memory);
-        let mut found = Instant::now();
+        let (mut found, mut wanted) = (Instant::now(), Instant::now());
         while !self.pulse.is_shut_down() {
             if found.elapsed() >= FIND {
                 found = Instant::now();
                 self.find();
+                if wanted.elapsed() >= LINGER {
+                    if !self.is_wanted() {
+                        return;
+                    }
+                    wanted = Instant::now();
+                }
                 if let Some(other) = sole.superseded() {
                     self.tell(format!(
                         "{other} makes room for all users from now on; idle release is left to it"
@@ -206,11 +230,11 @@ impl Release {
         }
     }
 
-    /// Logs trouble, but not again and again.
+    /// Logs trouble when it begins, and not as long as it goes on.
     fn tell(&mut self, what: String) {
         self.told.retain(|_, at| at.elapsed() < TELL_AGAIN);
         if self.told.len() < MOST_TOLD {
-            self.told.entry(what).or_insert_with_key(|what| {
+            self.told.entry(what).and_modify(|at| *at = Instant::now()).or_insert_with_key(|what| {
                 warn!("{what}");
                 Instant::now()
             });

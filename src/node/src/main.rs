@@ -69,9 +69,9 @@ async fn serve_until_told_to_end(options: Options) -> anyhow::Result<()> {
     let (status_sender, status) = watch::channel(Status::default());
     let is_on = options.idle_release == Switch::On;
     if is_on {
-        let places = Places::of(&options);
+        let (places, readings) = (Places::of(&options), readings.clone());
         jobs.start("idle_release", idle_release::LONGEST_TURN * 2, move |pulse| {
-            idle_release::run(places.clone(), status_sender.clone(), pulse)
+            idle_release::run(places.clone(), readings.clone(), status_sender.clone(), pulse)
         });
     }
 

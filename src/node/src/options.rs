@@ -35,7 +35,8 @@ pub struct Options {
     /// Whether to remove control files of ended runs that nobody needs
     #[arg(long, env = "VCUDA_NODE_REMOVE_ENDED", value_name = "WHEN", default_value = "auto")]
     pub remove_ended: RemoveEnded,
-    /// Whether to put idle programs aside for those that need their memory, where slices have idle release
+    /// Whether to put idle programs aside for those that need their memory, where slices have idle release.
+    /// The first such slice is found within an interval
     #[arg(long, env = "VCUDA_NODE_IDLE_RELEASE", value_name = "SWITCH", default_value = "on")]
     pub idle_release: Switch,
     /// How much is written to standard error

@@ -48,6 +48,8 @@ pub struct Slice {
     pub devices: Vec<Device>,
     /// Processes that live in it, whether they hold anything or not.
     pub processes: u64,
+    /// Whether one of them may be put aside when idle.
+    pub has_idle_release: bool,
     /// Of them, those that are put aside because they were idle.
     pub put_aside: u64,
 }

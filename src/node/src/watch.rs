@@ -29,6 +29,7 @@ use vcuda_core::snapshot::{DeviceView, ProcessView, Snapshot};
 use vcuda_core::suspension::Phase;
 use vcuda_slices::directory::Directory;
 use vcuda_slices::{Sight, remove_ended};
+use vcuda_suspend::agent::has_idle_release;
 
 /// Devices of one slice that are told: more than any machine has GPUs, and few enough that nobody can fill others'
 /// databases with devices he made up.
@@ -255,6 +256,7 @@ impl Look<'_> {
             path,
             devices,
             processes: living(snapshot).count() as u64,
+            has_idle_release: has_idle_release(snapshot),
             put_aside: put_aside(snapshot),
         }
     }
