@@ -1,6 +1,6 @@
 //! The GPUs of this machine, as the driver's management library tells of them.
 //!
-//! Owns the only use of the driver in the agent. The library may be absent, and may take long to answer when a GPU is in
+//! Owns what is asked of the driver for metrics. The library may be absent, and may take long to answer when a GPU is in
 //! trouble; it is asked on a thread of its own.
 
 use std::collections::BTreeMap;
