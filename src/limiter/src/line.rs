@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use vcuda_core::compute::Measured;
 
 /// Predicted work after which a stream gets another event.
-pub const SEGMENT_NS: u64 = 1_000_000;
+const SEGMENT_NS: u64 = 1_000_000;
 /// The same where the last event was the first in a while, so that a burst is not measured by its first launch alone.
 const FIRST_SEGMENT_NS: u64 = SEGMENT_NS / 2;
 /// A kind that is still little known is measured on its own, but not more often than this.
@@ -26,6 +26,7 @@ const WAKE_NS: u64 = 100_000;
 const PROMPT_WAKE_NS: u64 = 5_000;
 /// Predictions that are off by less than this are better than what the host sees.
 const SURE_NS: i64 = 5_000;
+/// A thread that an interrupt wakes up goes on this much later than one that spins, at most as a rule.
 const INTERRUPT_NS: i64 = 60_000;
 /// How long host and device time stay tied together by one event.
 const ANCHOR_NS: u64 = 100_000_000;
@@ -313,8 +314,8 @@ impl<E: Copy> Line<E> {
         {
             last.ends_after(now_ns - WAKE_NS);
         }
-        let is_told = took_ns > 2 * PROMPT_WAKE_NS;
         let done_ns = before_return(called_ns, now_ns);
+        let is_told = done_ns < now_ns;
         let excess_ns = self.tail_ns.wrapping_sub(done_ns) as i64;
         // A call that found the stream idle says nothing of when it became so, and one that is woken by an interrupt returns
         // late.

@@ -145,7 +145,11 @@ pub fn synchronize_context(context: CUcontext, synchronize: impl FnOnce() -> CUr
         synchronize()?;
         let now_ns = Gpu.now_ns();
         if let Some(slice) = slice::started() {
-            let context = if context == CUcontext::NULL { driver::current_context()? } else { context };
+            // A question of our own that fails is no answer to the program's: then nothing is learned.
+            let context = match context {
+                CUcontext::NULL => driver::current_context().unwrap_or(CUcontext::NULL),
+                named => named,
+            };
             for (_, stream) in slice.streams.select(slice, |place| place.context == context) {
                 stream.line.lock().synchronized(called_ns, now_ns);
             }
