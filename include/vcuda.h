@@ -33,7 +33,7 @@ extern "C" {
 
 #define VCUDA_MAGIC UINT64_C(0x4c54434144554356)    /* "VCUDACTL" as the file's first eight bytes */
 #define VCUDA_SENTINEL UINT64_C(0x444e454144554356) /* "VCUDAEND" as the file's last eight bytes */
-#define VCUDA_VERSION UINT32_C(3)
+#define VCUDA_VERSION UINT32_C(4)
 #define VCUDA_READY UINT64_C(1)
 #define VCUDA_PAGE_BYTES 4096
 #define VCUDA_DEVICE_CAPACITY 64
@@ -66,6 +66,11 @@ extern "C" {
 #define VCUDA_SUSPENSION_MANAGED (UINT64_C(1) << 13)   /* has managed memory, which can't be suspended */
 #define VCUDA_SUSPENSION_SHARED (UINT64_C(1) << 14)    /* has shared memory with another process */
 #define VCUDA_SUSPENSION_DENIED (UINT64_C(1) << 15)    /* no room could be made for what it waited for */
+
+/* In vcuda_compute.sharing. */
+#define VCUDA_SHARING_WEIGHT_MASK UINT64_C(0xffff)      /* 1 to 10000: by what is divided what is left over */
+#define VCUDA_SHARING_ELASTIC (UINT64_C(1) << 16)       /* the share is the least and not also the most */
+#define VCUDA_SHARING_HIGH_PRIORITY (UINT64_C(1) << 17) /* goes first */
 
 /* At offset 0. Written once, before the file gets its name, but for the last field. */
 struct vcuda_header {
@@ -103,7 +108,9 @@ struct vcuda_compute {
 	uint64_t throttled_count; /* how often a call was held back */
 	uint64_t forgiven_ns;     /* debt that was dropped because it was beyond the bound */
 	uint64_t stream_busy_ns;  /* as busy_ns, but each stream of each process by itself */
-	uint64_t reserved[8];     /* 0 */
+	uint64_t sharing;         /* how the device was last shared with others, VCUDA_SHARING_*: a weight and flags; 0 if
+	                             nothing is said of its time */
+	uint64_t reserved[7];     /* 0 */
 };
 
 /* One device. Entries fill from the first and are never given back; the first with uuid_high == 0 ends the list. */

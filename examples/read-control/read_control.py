@@ -21,7 +21,7 @@ import stat
 import struct
 import sys
 
-MAGIC, VERSION, READY = 0x4C54434144554356, 3, 1
+MAGIC, VERSION, READY = 0x4C54434144554356, 4, 1
 PAGE_BYTES, UNLIMITED, DEVICE_MIG, SLOT_FREE = 4096, (1 << 64) - 1, 1, 0
 # Older versions of Python know this only by number.
 F_OFD_GETLK = getattr(fcntl, "F_OFD_GETLK", 36)

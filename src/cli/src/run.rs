@@ -17,8 +17,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use vcuda_core::control::Control;
 use vcuda_core::limits::{
-    CONTROL_FILE_VARIABLE, CORE_LIMIT_VARIABLE, IDLE_RELEASE_VARIABLE, LIMITS_FILE_VARIABLE, Limits,
-    MEMORY_LIMIT_VARIABLE, Overrides, SYSTEM_FILE, Source, parse_span,
+    CONTROL_FILE_VARIABLE, LIMIT_VARIABLES, LIMITS_FILE_VARIABLE, Limits, Overrides, SYSTEM_FILE, Source,
+    parse_span,
 };
 use vcuda_slices::RunFiles;
 use vcuda_slices::limits_file::is_limits_file;
@@ -113,6 +113,7 @@ impl Run {
             let overrides = Overrides {
                 memory: self.memory.as_deref().map(|text| ("--memory", text)),
                 cores: self.cores.as_deref().map(|text| ("--cores", text)),
+                ..Overrides::default()
             };
             let mut limits = Limits::from_overrides(&overrides, &inherited)?;
             // That of a run around this one is no choice of the user's.
@@ -128,7 +129,7 @@ impl Run {
         let variable = |name: &str| match &limits_file {
             Some(path) if name == LIMITS_FILE_VARIABLE => Some(path.to_string_lossy().into_owned()),
             // What was said on the command line outranks what was in the environment, without a warning.
-            Some(_) if [MEMORY_LIMIT_VARIABLE, CORE_LIMIT_VARIABLE].contains(&name) => None,
+            Some(_) if LIMIT_VARIABLES.contains(&name) => None,
             _ => inherited(name),
         };
         let limits = Limits::load(&variable, &vcuda_core::limits::read_file)?;
@@ -176,10 +177,9 @@ fn pass_on(limits: &Limits, files: &RunFiles, command: &mut Command) {
     command.env(LIMITS_FILE_VARIABLE, limits_file);
     command.env(CONTROL_FILE_VARIABLE, files.control());
     // Void beside the file, and the command would say so.
-    command
-        .env_remove(MEMORY_LIMIT_VARIABLE)
-        .env_remove(CORE_LIMIT_VARIABLE)
-        .env_remove(IDLE_RELEASE_VARIABLE);
+    for variable in LIMIT_VARIABLES {
+        command.env_remove(variable);
+    }
 }
 
 /// The value of `LD_PRELOAD` with our library first, which sees a program's calls before any other.

@@ -77,6 +77,7 @@ impl Set {
         let overrides = Overrides {
             memory: memory.map(|text| ("--memory", text)),
             cores: self.cores.as_deref().map(|text| ("--cores", text)),
+            ..Overrides::default()
         };
         // Of the variables here nothing is meant.
         Ok(Limits::from_overrides(&overrides, &|_| None)?)

@@ -19,7 +19,7 @@ pub const MAGIC: u64 = u64::from_le_bytes(*b"VCUDACTL");
 /// Last eight bytes of the file: `VCUDAEND`.
 pub const SENTINEL: u64 = u64::from_le_bytes(*b"VCUDAEND");
 /// The layout described here.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// `Header::ready` of a file that may be used.
 pub const READY: u64 = 1;
 /// Devices a file has room for.
@@ -148,8 +148,11 @@ pub struct Compute {
     pub forgiven_ns: AtomicU64,
     /// As `busy_ns`, but each stream of each process by itself: more, if they are busy at the same time.
     pub stream_busy_ns: AtomicU64,
+    /// How the device was last shared with others, a [`Sharing`](crate::sharing::Sharing); 0 if nothing is said of its
+    /// time. For information, as `share_ppm` is.
+    pub sharing: AtomicU64,
     /// 0.
-    pub reserved: [AtomicU64; 8],
+    pub reserved: [AtomicU64; 7],
 }
 
 /// What one slot holds of one device.
@@ -294,7 +297,8 @@ const _: () = {
     assert!(offset_of!(Compute, throttled_count) == 40);
     assert!(offset_of!(Compute, forgiven_ns) == 48);
     assert!(offset_of!(Compute, stream_busy_ns) == 56);
-    assert!(offset_of!(Compute, reserved) == 64);
+    assert!(offset_of!(Compute, sharing) == 64);
+    assert!(offset_of!(Compute, reserved) == 72);
 
     assert!(size_of::<SlotDevice>() == 64);
     assert!(offset_of!(SlotDevice, settled) == 0);

@@ -18,6 +18,7 @@ use crate::coverage::Coverage;
 use crate::device::DeviceIndex;
 use crate::error::Lost;
 use crate::share::Share;
+use crate::sharing::Sharing;
 use crate::slots::{Claim, Slot};
 
 /// This process's part in one device's compute share.
@@ -169,11 +170,14 @@ impl ComputeWords<'_> {
         add(&self.compute.throttled_count, 1);
     }
 
-    /// Notes the share that this process enforces, for others to show; 0 for none.
+    /// Notes the share that this process enforces, for others to show; all of the time is none.
     pub fn set_share_ppm(&self, share_ppm: u32) {
-        if self.compute.share_ppm.load(Ordering::Relaxed) != u64::from(share_ppm) {
-            self.compute.share_ppm.store(u64::from(share_ppm), Ordering::Relaxed);
-        }
+        note(&self.compute.share_ppm, shown(share_ppm));
+    }
+
+    /// Notes how this process shares the device, for others to show.
+    pub fn set_sharing(&self, sharing: Option<Sharing>) {
+        note(&self.compute.sharing, sharing.map_or(0, Sharing::to_word));
     }
 
     /// This process enforces `to_ppm` from now on where it enforced `from_ppm`, all of the time being no share. Of the
@@ -238,6 +242,13 @@ fn price_ns(busy_ns: u64, share_ppm: u32) -> i64 {
 /// Now, on the clock of all deadlines.
 pub fn monotonic_ns() -> u64 {
     crate::region::monotonic_ns()
+}
+
+/// Writes only what is not there already: the line is everybody's.
+fn note(word: &AtomicU64, value: u64) {
+    if word.load(Ordering::Relaxed) != value {
+        word.store(value, Ordering::Relaxed);
+    }
 }
 
 fn add(word: &AtomicU64, amount: u64) {

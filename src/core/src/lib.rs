@@ -41,6 +41,8 @@ mod region;
 #[cfg(not(loom))]
 pub mod share;
 #[cfg(not(loom))]
+pub mod sharing;
+#[cfg(not(loom))]
 pub mod slots;
 #[cfg(not(loom))]
 pub mod snapshot;

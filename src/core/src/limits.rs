@@ -8,9 +8,9 @@
 //! Precedence, highest first:
 //! 1. [`SYSTEM_FILE`], which needs no variable to be found and makes all limit variables void;
 //! 2. the file that `VCUDA_LIMITS_FILE` names, which makes all but `VCUDA_CONTROL_FILE` void;
-//! 3. `VCUDA_MEMORY_LIMIT` and `VCUDA_CORE_LIMIT`, each by itself;
+//! 3. `VCUDA_MEMORY_LIMIT`, `VCUDA_CORE_LIMIT`, `VCUDA_ELASTIC`, `VCUDA_WEIGHT` and `VCUDA_PRIORITY`, each by itself;
 //! 4. where one of those is absent, what HAMi writes in its place: `CUDA_DEVICE_MEMORY_LIMIT` and
-//!    `CUDA_DEVICE_SM_LIMIT`, alone and with `_<index>`.
+//!    `CUDA_DEVICE_SM_LIMIT`, alone and with `_<index>`, and `CUDA_TASK_PRIORITY`.
 
 mod amount;
 mod entry;
@@ -39,6 +39,7 @@ pub use span::parse_span;
 pub use watch::Watch;
 
 use crate::share::Share;
+use crate::sharing::{Priority, Sharing, Weight};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -53,10 +54,27 @@ pub const MEMORY_LIMIT_VARIABLE: &str = "VCUDA_MEMORY_LIMIT";
 pub const CONTROL_FILE_VARIABLE: &str = "VCUDA_CONTROL_FILE";
 /// The compute limit: one percentage of the GPU's time for every GPU, or as in `VCUDA_MEMORY_LIMIT` for each.
 pub const CORE_LIMIT_VARIABLE: &str = "VCUDA_CORE_LIMIT";
+/// Whether the share is the least that the slice gets and not also the most: `true` or `false`, or as in
+/// `VCUDA_MEMORY_LIMIT` for each GPU.
+pub const ELASTIC_VARIABLE: &str = "VCUDA_ELASTIC";
+/// The slice's weight against others: 1 to 10000 for every GPU, or as in `VCUDA_MEMORY_LIMIT` for each.
+pub const WEIGHT_VARIABLE: &str = "VCUDA_WEIGHT";
+/// Who goes first: `normal` or `high` on every GPU, or as in `VCUDA_MEMORY_LIMIT` for each.
+pub const PRIORITY_VARIABLE: &str = "VCUDA_PRIORITY";
 /// How long a program must be idle before it may be put aside for others: `60s`. Absent: it never may.
 pub const IDLE_RELEASE_VARIABLE: &str = "VCUDA_IDLE_RELEASE";
 /// How much is written to standard error: `off`, `error`, `warn` (the default), `info` or `debug`.
 pub const LOG_VARIABLE: &str = "VCUDA_LOG";
+
+/// All variables that a limits file makes void.
+pub const LIMIT_VARIABLES: [&str; 6] = [
+    MEMORY_LIMIT_VARIABLE,
+    CORE_LIMIT_VARIABLE,
+    ELASTIC_VARIABLE,
+    WEIGHT_VARIABLE,
+    PRIORITY_VARIABLE,
+    IDLE_RELEASE_VARIABLE,
+];
 
 /// Looks up a variable; values that are not UTF-8 must come lossily converted, never as absent.
 pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -80,6 +98,9 @@ pub struct Limits {
     digest: u64,
     memory: Vec<Entry<Amount>>,
     cores: Vec<Entry<Share>>,
+    elastic: Vec<Entry<bool>>,
+    weights: Vec<Entry<Weight>>,
+    priorities: Vec<Entry<Priority>>,
 }
 
 /// What is said elsewhere than in variables, such as on a command line, and outranks them. Each is a name for
@@ -90,6 +111,12 @@ pub struct Overrides<'a> {
     pub memory: Option<(&'a str, &'a str)>,
     /// In place of `VCUDA_CORE_LIMIT` and HAMi's variables for compute.
     pub cores: Option<(&'a str, &'a str)>,
+    /// In place of `VCUDA_ELASTIC`.
+    pub elastic: Option<(&'a str, &'a str)>,
+    /// In place of `VCUDA_WEIGHT`.
+    pub weight: Option<(&'a str, &'a str)>,
+    /// In place of `VCUDA_PRIORITY` and HAMi's variable for it.
+    pub priority: Option<(&'a str, &'a str)>,
 }
 
 /// The limits of one GPU.
@@ -99,15 +126,42 @@ pub struct DeviceLimits {
     pub memory_bytes: Option<u64>,
     /// Share of its time, never all of it; `None` without a limit.
     pub share: Option<Share>,
+    /// How it is shared with others; `None` where nothing is said of its time.
+    pub sharing: Option<Sharing>,
 }
 
 /// What was written for one GPU.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct DeviceEntries<'a> {
     /// Its memory limit.
     pub memory: Option<&'a Entry<Amount>>,
     /// Its share, which may be all.
     pub cores: Option<&'a Entry<Share>>,
+    /// Whether the share is the least that the slice gets and not also the most.
+    pub elastic: Option<&'a Entry<bool>>,
+    /// The slice's weight against others.
+    pub weight: Option<&'a Entry<Weight>>,
+    /// Who goes first.
+    pub priority: Option<&'a Entry<Priority>>,
+}
+
+impl DeviceEntries<'_> {
+    /// The share; `None` if it is all of the GPU's time, which is no limit.
+    pub fn share(&self) -> Option<Share> {
+        self.cores.map(|entry| entry.value).filter(|share| !share.is_whole())
+    }
+
+    /// How the GPU is shared; `None` where nothing is said of its time, or nothing but that all of it may be used.
+    pub fn sharing(&self) -> Option<Sharing> {
+        let share = self.share();
+        let [elastic, weight, priority] =
+            [self.elastic.is_some(), self.weight.is_some(), self.priority.is_some()];
+        (share.is_some() || elastic || weight || priority).then(|| Sharing {
+            elastic: self.elastic.is_some_and(|entry| entry.value),
+            weight: self.weight.map_or_else(|| Weight::of_share(share), |entry| entry.value),
+            priority: self.priority.map_or_else(Priority::default, |entry| entry.value),
+        })
+    }
 }
 
 impl Limits {
@@ -136,7 +190,14 @@ impl Limits {
     /// Whether no limit was configured at all, or none but 100 % of the time, so that programs run as if this
     /// project were absent.
     pub fn is_unlimited(&self) -> bool {
-        self.memory.is_empty() && self.cores.iter().all(|entry| entry.value.is_whole())
+        self.memory.is_empty()
+            && self.cores.iter().all(|entry| entry.value.is_whole())
+            && !self.says_how_to_share()
+    }
+
+    /// Whether elastic, weight or priority is said of any GPU.
+    fn says_how_to_share(&self) -> bool {
+        !(self.elastic.is_empty() && self.weights.is_empty() && self.priorities.is_empty())
     }
 
     /// Where the limits come from.
@@ -159,6 +220,21 @@ impl Limits {
         &self.cores
     }
 
+    /// Whether the share is the least and not also the most, as written, in order.
+    pub fn elastic(&self) -> &[Entry<bool>] {
+        &self.elastic
+    }
+
+    /// The weights as written, in order.
+    pub fn weights(&self) -> &[Entry<Weight>] {
+        &self.weights
+    }
+
+    /// The priorities as written, in order.
+    pub fn priorities(&self) -> &[Entry<Priority>] {
+        &self.priorities
+    }
+
     /// The limits of each of `gpus`, in their order.
     ///
     /// `gpus` must be all GPUs of the machine or container, visible to CUDA or not, or a limit for a hidden
@@ -167,16 +243,21 @@ impl Limits {
     pub fn resolve(&self, gpus: &[Gpu]) -> Result<Vec<DeviceLimits>, LimitsError> {
         let limits = |(gpu, entries): (&Gpu, DeviceEntries)| DeviceLimits {
             memory_bytes: entries.memory.map(|entry| entry.value.of(gpu.physical_bytes)),
-            share: entries.cores.map(|entry| entry.value).filter(|share| !share.is_whole()),
+            share: entries.share(),
+            sharing: entries.sharing(),
         };
         Ok(gpus.iter().zip(self.entries_of(gpus)?).map(limits).collect())
     }
 
     /// What [`Limits::resolve`] goes by: the entries that hold for each of `gpus`, in their order.
     pub fn entries_of(&self, gpus: &[Gpu]) -> Result<Vec<DeviceEntries<'_>>, LimitsError> {
-        let memory = entry::choose(&self.memory, gpus)?;
-        let cores = entry::choose(&self.cores, gpus)?;
-        Ok(memory.into_iter().zip(cores).map(|(memory, cores)| DeviceEntries { memory, cores }).collect())
+        let mut all = vec![DeviceEntries::default(); gpus.len()];
+        entry::choose(&self.memory, gpus, &mut all, |all| &mut all.memory)?;
+        entry::choose(&self.cores, gpus, &mut all, |all| &mut all.cores)?;
+        entry::choose(&self.elastic, gpus, &mut all, |all| &mut all.elastic)?;
+        entry::choose(&self.weights, gpus, &mut all, |all| &mut all.weight)?;
+        entry::choose(&self.priorities, gpus, &mut all, |all| &mut all.priority)?;
+        Ok(all)
     }
 
     fn none(source: Source) -> Limits {
@@ -190,6 +271,9 @@ impl Limits {
             digest: 0,
             memory: Vec::new(),
             cores: Vec::new(),
+            elastic: Vec::new(),
+            weights: Vec::new(),
+            priorities: Vec::new(),
         }
     }
 }

@@ -9,6 +9,7 @@ use std::process::{Command, Output};
 use vcuda_core::abi::{self, BusyRecord, Compute, ControlFile, Device, Header, Slot, SlotDevice, Tail};
 use vcuda_core::control::Control;
 use vcuda_core::device::Uuid;
+use vcuda_core::sharing;
 use vcuda_core::suspension::{self, Phase};
 
 fn repository() -> PathBuf {
@@ -74,7 +75,7 @@ fn the_header_describes_what_the_library_maps() {
         peak_pages, refused_count, context_pages_learned, kind, set_aside, held_until_ns, attended_until_ns, reserved,
         compute);
     compare!(comparison, Compute as "vcuda_compute": deadline_ns, share_ppm, work_count, busy_ns, throttled_ns,
-        throttled_count, forgiven_ns, stream_busy_ns, reserved);
+        throttled_count, forgiven_ns, stream_busy_ns, sharing, reserved);
     compare!(comparison, BusyRecord as "vcuda_busy_record": slots);
     compare!(comparison, SlotDevice as "vcuda_slot_device": settled, proposed, overhead_pages,
         unsettled_ns, done_by_ns, work_count, busy_ns, throttled_ns);
@@ -98,6 +99,9 @@ fn the_header_describes_what_the_library_maps() {
         ("VCUDA_COVERAGE_SLOT_NS", vcuda_core::coverage::SLOT_NS),
         ("VCUDA_DEVICE_GPU", abi::DEVICE_GPU),
         ("VCUDA_DEVICE_MIG", abi::DEVICE_MIG),
+        ("VCUDA_SHARING_WEIGHT_MASK", sharing::WEIGHT_MASK),
+        ("VCUDA_SHARING_ELASTIC", sharing::ELASTIC_BIT),
+        ("VCUDA_SHARING_HIGH_PRIORITY", sharing::HIGH_PRIORITY_BIT),
         ("VCUDA_PHASE_RUNNING", Phase::Running as u64),
         ("VCUDA_PHASE_SUSPENDING", Phase::Suspending as u64),
         ("VCUDA_PHASE_SUSPENDED", Phase::Suspended as u64),

@@ -1,6 +1,6 @@
 //! The compute share of this process's devices: brings the limiter together with the driver.
 //!
-//! Owns one meter per device that has a share, and the way from a stream's handle to its time line. What is charged,
+//! Owns one meter per device of which a share or sharing is told, and the way from a stream's handle to its time line. What is charged,
 //! measured and waited for is the limiter's business; how, is in [`events`].
 
 pub mod events;
@@ -15,6 +15,7 @@ use events::Gpu;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use vcuda_core::compute::{ComputeAccount, ComputeWords};
 use vcuda_core::share::Share;
+use vcuda_core::sharing::Sharing;
 use vcuda_driver::cuda::types::CUcontext;
 use vcuda_driver::result::CUresult;
 use vcuda_limiter::cost::Unit;
@@ -43,20 +44,28 @@ impl Shared for Words {
     }
 }
 
-/// A device with a compute share.
+/// A device of whose time something is told: a share, how it is shared with others, or both.
 pub struct Pace {
     /// Charges, measures, holds back.
     pub meter: Meter<Gpu, Words>,
+    /// How the device is shared with others, as [`Sharing::to_word`] has it; 0 where nothing is told any more.
+    sharing: AtomicU64,
     /// The device's primary context, once retained; 0 before.
     pub primary_context: AtomicU64,
 }
 
 impl Pace {
-    /// Holds the container to `share` of a device.
-    pub fn new(account: ComputeAccount, share: Share) -> Pace {
+    /// Holds the container to `share` of a device, if there is one, and shares the device as told.
+    pub fn new(account: ComputeAccount, share: Option<Share>, sharing: Sharing) -> Pace {
+        let share_ppm = share.unwrap_or(Share::WHOLE).ppm();
         let words = Words { account, told: AtomicBool::new(false) };
-        words.words().set_share_ppm(share.ppm());
-        Pace { meter: Meter::new(words, share.ppm()), primary_context: AtomicU64::new(0) }
+        words.words().set_share_ppm(share_ppm);
+        words.words().set_sharing(Some(sharing));
+        Pace {
+            meter: Meter::new(words, share_ppm),
+            sharing: AtomicU64::new(sharing.to_word()),
+            primary_context: AtomicU64::new(0),
+        }
     }
 
     /// Another share from now on; without one all of the time is the container's, and is measured as before.
@@ -65,6 +74,23 @@ impl Pace {
         if share.ppm() != self.meter.share_ppm() {
             self.meter.change_share(&Gpu, share.ppm());
             log::info!("the compute limit is {share} now");
+        }
+    }
+
+    /// How the device is shared with others; `None` where nothing is told of its time any more.
+    pub fn sharing(&self) -> Option<Sharing> {
+        Sharing::from_word(self.sharing.load(Ordering::Relaxed))
+    }
+
+    /// Shares the device so from now on.
+    pub fn set_sharing(&self, sharing: Option<Sharing>) {
+        if sharing == self.sharing() {
+            return;
+        }
+        self.sharing.store(sharing.map_or(0, Sharing::to_word), Ordering::Relaxed);
+        self.meter.shared.words().set_sharing(sharing);
+        if let Some(sharing) = sharing {
+            log::info!("GPU time is shared by {sharing} now");
         }
     }
 }

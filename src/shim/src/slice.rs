@@ -56,7 +56,7 @@ pub struct Slice {
     places: Vec<Option<usize>>,
     /// By ordinal; `None` for a device without a memory limit.
     quotas: Vec<Option<Quota>>,
-    /// By ordinal; `None` for a device without a compute share.
+    /// By ordinal; `None` for a device of whose time nothing is told.
     paces: Vec<Option<Pace>>,
     /// Streams that were given work on devices with a compute share.
     pub streams: Directory,
@@ -168,8 +168,10 @@ impl Slice {
             }
             if let Some(pace) = pace {
                 pace.set_share(limits.share);
+                pace.set_sharing(limits.sharing);
             }
-            if quota.is_none() && limits.memory_bytes.is_some() || pace.is_none() && limits.share.is_some() {
+            if quota.is_none() && limits.memory_bytes.is_some() || pace.is_none() && limits.sharing.is_some()
+            {
                 log::warning!(
                     "device {ordinal} has a limit now of a sort that it had not when this program started: it holds for \
                      programs started from now on"
@@ -219,7 +221,7 @@ impl Slice {
                 paces.push(None);
                 continue;
             };
-            if limits.memory_bytes.is_none() && limits.share.is_none() {
+            if limits.memory_bytes.is_none() && limits.sharing.is_none() {
                 quotas.push(None);
                 paces.push(None);
                 continue;
@@ -231,7 +233,8 @@ impl Slice {
                 Some(limit_bytes) => Some(quota(&control, &slot, index, device, found, limit_bytes)?),
                 None => None,
             });
-            paces.push(limits.share.map(|share| Pace::new(slot.compute_account(index), share)));
+            let pace = |sharing| Pace::new(slot.compute_account(index), limits.share, sharing);
+            paces.push(limits.sharing.map(pace));
         }
         Ok(Slice {
             control,

@@ -3,6 +3,8 @@
 use super::error::quoted;
 use super::{Amount, Gpu, LimitsError, Selector};
 use crate::share::{Share, ShareError};
+use crate::sharing::{Priority, Weight};
+use serde_json::Value;
 
 /// One limit, and where it was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +21,11 @@ pub struct Entry<T> {
 pub(super) trait Quantity: Sized {
     /// What would be right where a list is wrong.
     const LIST_REMEDY: &str;
+    /// What it must be in a limits file.
+    const EXPECTED: &str;
+
+    /// Whether a value in a limits file is of the right type.
+    fn is_expected(value: &Value) -> bool;
 
     /// Reads one value. `place` names the text in errors.
     fn parse(place: &str, text: &str) -> Result<Self, LimitsError>;
@@ -27,6 +34,11 @@ pub(super) trait Quantity: Sized {
 impl Quantity for Amount {
     const LIST_REMEDY: &str =
         "write one amount for every GPU (4GiB), or a GPU with each amount (0=4GiB,1=50%)";
+    const EXPECTED: &str = "an amount in quotes, such as \"4GiB\" or \"50%\"";
+
+    fn is_expected(value: &Value) -> bool {
+        value.is_string()
+    }
 
     fn parse(place: &str, text: &str) -> Result<Amount, LimitsError> {
         Amount::parse(place, text)
@@ -36,72 +48,148 @@ impl Quantity for Amount {
 impl Quantity for Share {
     const LIST_REMEDY: &str =
         "write one percentage for every GPU (30), or a GPU with each percentage (0=30,1=12.5)";
+    const EXPECTED: &str = "a percentage, such as 30 or \"12.5%\"";
+
+    fn is_expected(value: &Value) -> bool {
+        value.is_number() || value.is_string()
+    }
 
     fn parse(place: &str, text: &str) -> Result<Share, LimitsError> {
         text.parse().map_err(|error| share_mistake(place, text, error))
     }
 }
 
+impl Quantity for bool {
+    const LIST_REMEDY: &str =
+        "write true or false for every GPU, or a GPU with each of them (0=true,1=false)";
+    const EXPECTED: &str = "true or false, without quotes";
+
+    fn is_expected(value: &Value) -> bool {
+        value.is_boolean()
+    }
+
+    fn parse(place: &str, text: &str) -> Result<bool, LimitsError> {
+        match text.trim() {
+            "true" | "1" => Ok(true),
+            "false" | "0" => Ok(false),
+            _ => Err(mistake(place, text, "is neither true nor false", "write true or false")),
+        }
+    }
+}
+
+impl Quantity for Weight {
+    const LIST_REMEDY: &str = "write one weight for every GPU (30), or a GPU with each weight (0=30,1=60)";
+    const EXPECTED: &str = "a whole number from 1 to 10000, such as 30";
+
+    fn is_expected(value: &Value) -> bool {
+        value.is_number()
+    }
+
+    fn parse(place: &str, text: &str) -> Result<Weight, LimitsError> {
+        Weight::parse(text).ok_or_else(|| mistake(place, text, "is no weight", Weight::REMEDY))
+    }
+}
+
+impl Quantity for Priority {
+    const LIST_REMEDY: &str =
+        "write normal or high for every GPU, or a GPU with each of them (0=high,1=normal)";
+    const EXPECTED: &str = "\"normal\" or \"high\"";
+
+    fn is_expected(value: &Value) -> bool {
+        value.is_string()
+    }
+
+    fn parse(place: &str, text: &str) -> Result<Priority, LimitsError> {
+        Priority::parse(text).ok_or_else(|| mistake(place, text, "is no priority", Priority::REMEDY))
+    }
+}
+
 /// `error` about `text`, found at `place`.
 pub(super) fn share_mistake(place: &str, text: &str, error: ShareError) -> LimitsError {
-    LimitsError::new(place, format!("{} {}", quoted(text.trim()), error.problem()), ShareError::REMEDY)
+    mistake(place, text, error.problem(), ShareError::REMEDY)
+}
+
+fn mistake(place: &str, text: &str, problem: &str, remedy: &str) -> LimitsError {
+    LimitsError::new(place, format!("{} {problem}", quoted(text.trim())), remedy)
 }
 
 /// Reads one value for every GPU, such as `4GiB`, or one for each, such as `0=4GiB,GPU-8932f937=50%`.
 pub(super) fn parse_list<T: Quantity>(place: &str, text: &str) -> Result<Vec<Entry<T>>, LimitsError> {
     let mut entries = Vec::new();
-    if !text.contains(['=', ',']) {
+    for (selector, text) in split_list(place, text, T::LIST_REMEDY)? {
         let value = T::parse(place, text)?;
-        entries.push(Entry { selector: Selector::Every, value, place: place.to_owned() });
-        return Ok(entries);
-    }
-    for item in text.split(',') {
-        let Some((gpu, value)) = item.split_once('=') else {
-            return Err(LimitsError::new(
-                place,
-                format!("{} does not say which GPU it is for", quoted(item.trim())),
-                T::LIST_REMEDY,
-            ));
-        };
-        let selector = Selector::parse(place, gpu)?;
-        let value = T::parse(place, value)?;
         push(&mut entries, Entry { selector, value, place: place.to_owned() })?;
     }
     Ok(entries)
 }
 
+/// What is the same for all kinds of limits is here, in [`given_twice`] and in [`positions`] once for all of them: a copy for
+/// each would be a large part of the library.
+#[inline(never)]
+fn split_list<'t>(place: &str, text: &'t str, remedy: &str) -> Result<Vec<(Selector, &'t str)>, LimitsError> {
+    let mut items = Vec::new();
+    if !text.contains(['=', ',']) {
+        items.push((Selector::Every, text));
+        return Ok(items);
+    }
+    for item in text.split(',') {
+        let Some((gpu, value)) = item.split_once('=') else {
+            return Err(mistake(place, item, "does not say which GPU it is for", remedy));
+        };
+        items.push((Selector::parse(place, gpu)?, value));
+    }
+    Ok(items)
+}
+
 /// Adds `entry` unless its GPU already has one.
 pub(super) fn push<T>(entries: &mut Vec<Entry<T>>, entry: Entry<T>) -> Result<(), LimitsError> {
     if entries.iter().any(|other| other.selector == entry.selector) {
-        return Err(LimitsError::new(
-            &entry.place,
-            format!("{} is given twice", entry.selector),
-            "give each GPU one limit",
-        ));
+        return Err(given_twice(&entry.place, &entry.selector));
     }
     entries.push(entry);
     Ok(())
 }
 
-/// The entry that holds for each of `gpus`, in their order. Fails if one names a GPU that is not there, or
-/// two name one.
-pub(super) fn choose<'e, T>(
+#[inline(never)]
+fn given_twice(place: &str, selector: &Selector) -> LimitsError {
+    LimitsError::new(place, format!("{selector} is given twice"), "give each GPU one limit")
+}
+
+/// Puts the entry that holds for each of `gpus` into its `field` of `all`, in their order. Fails if one names a GPU that
+/// is not there, or two name one.
+pub(super) fn choose<'e, T, A>(
     entries: &'e [Entry<T>],
     gpus: &[Gpu],
-) -> Result<Vec<Option<&'e Entry<T>>>, LimitsError> {
-    let every = entries.iter().find(|entry| entry.selector == Selector::Every);
-    let mut chosen: Vec<Option<&Entry<T>>> = vec![None; gpus.len()];
-    for entry in entries.iter().filter(|entry| entry.selector != Selector::Every) {
-        let position = entry.selector.find(gpus).map_err(|error| error.at(&entry.place))?;
-        let Some(slot) = chosen.get_mut(position) else { continue };
-        if let Some(other) = slot {
+    all: &mut [A],
+    field: fn(&mut A) -> &mut Option<&'e Entry<T>>,
+) -> Result<(), LimitsError> {
+    let names: Vec<(&Selector, &str)> =
+        entries.iter().map(|entry| (&entry.selector, entry.place.as_str())).collect();
+    for (one, position) in all.iter_mut().zip(positions(&names, gpus)?) {
+        *field(one) = position.and_then(|position| entries.get(position));
+    }
+    Ok(())
+}
+
+/// Of the entries with these selectors and places, the position of the one that holds for each of `gpus`.
+#[inline(never)]
+fn positions(entries: &[(&Selector, &str)], gpus: &[Gpu]) -> Result<Vec<Option<usize>>, LimitsError> {
+    let every = entries.iter().position(|(selector, _)| **selector == Selector::Every);
+    let mut chosen: Vec<Option<usize>> = vec![None; gpus.len()];
+    for (position, (selector, place)) in entries.iter().enumerate() {
+        if **selector == Selector::Every {
+            continue;
+        }
+        let gpu = selector.find(gpus).map_err(|error| error.at(place))?;
+        let Some(slot) = chosen.get_mut(gpu) else { continue };
+        if let Some((other, _)) = slot.and_then(|other| entries.get(other)) {
             return Err(LimitsError::new(
-                &entry.place,
-                format!("{} and {} are the same GPU", other.selector, entry.selector),
+                place,
+                format!("{other} and {selector} are the same GPU"),
                 "give each GPU one limit",
             ));
         }
-        *slot = Some(entry);
+        *slot = Some(position);
     }
-    Ok(chosen.into_iter().map(|entry| entry.or(every)).collect())
+    Ok(chosen.into_iter().map(|position| position.or(every)).collect())
 }

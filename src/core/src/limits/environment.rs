@@ -5,14 +5,17 @@ use super::amount::parse_or_zero;
 use super::entry::{parse_list, push, share_mistake};
 use super::error::quoted;
 use super::{
-    Amount, CONTROL_FILE_VARIABLE, CORE_LIMIT_VARIABLE, Entry, Environment, IDLE_RELEASE_VARIABLE, Limits,
-    LimitsError, MEMORY_LIMIT_VARIABLE, Overrides, Selector, Source, control_path, parse_span,
+    Amount, CONTROL_FILE_VARIABLE, CORE_LIMIT_VARIABLE, ELASTIC_VARIABLE, Entry, Environment,
+    IDLE_RELEASE_VARIABLE, Limits, LimitsError, MEMORY_LIMIT_VARIABLE, Overrides, PRIORITY_VARIABLE,
+    Selector, Source, WEIGHT_VARIABLE, control_path, parse_span,
 };
 use crate::share::{Share, ShareError};
+use crate::sharing::Priority;
 
 const HAMI_MEMORY_LIMIT_VARIABLE: &str = "CUDA_DEVICE_MEMORY_LIMIT";
 const HAMI_CORE_LIMIT_VARIABLE: &str = "CUDA_DEVICE_SM_LIMIT";
 const HAMI_CORE_POLICY_VARIABLE: &str = "GPU_CORE_UTILIZATION_POLICY";
+const HAMI_PRIORITY_VARIABLE: &str = "CUDA_TASK_PRIORITY";
 const HAMI_CONTROL_FILE_VARIABLE: &str = "CUDA_DEVICE_MEMORY_SHARED_CACHE";
 
 /// Keeps our control file apart from the one HAMi's own library would make of the same variable.
@@ -53,10 +56,20 @@ pub(super) fn load_over(overrides: &Overrides, environment: Environment) -> Resu
         Some((place, text)) => parse_list(&place, &text)?,
         None => hami_cores(environment, &mut limits)?,
     };
+    if let Some((place, text)) = own(overrides.elastic, ELASTIC_VARIABLE) {
+        limits.elastic = parse_list(&place, &text)?;
+    }
+    if let Some((place, text)) = own(overrides.weight, WEIGHT_VARIABLE) {
+        limits.weights = parse_list(&place, &text)?;
+    }
+    limits.priorities = match own(overrides.priority, PRIORITY_VARIABLE) {
+        Some((place, text)) => parse_list(&place, &text)?,
+        None => hami_priority(environment),
+    };
     limits.idle_release = environment(IDLE_RELEASE_VARIABLE)
         .map(|text| parse_span(IDLE_RELEASE_VARIABLE, &text))
         .transpose()?;
-    if limits.memory.is_empty() && limits.cores.is_empty() {
+    if limits.memory.is_empty() && limits.cores.is_empty() && !limits.says_how_to_share() {
         limits.source = Source::Nothing;
     }
     limits.warnings.extend(limits.memory.iter().filter_map(small_amount_warning));
@@ -105,6 +118,17 @@ fn hami_cores(environment: Environment, limits: &mut Limits) -> Result<Vec<Entry
         return Ok(Vec::new());
     }
     Ok(cores)
+}
+
+/// Reads HAMi's priority as HAMi does: 0 is high. Anything else is what holds anyway.
+fn hami_priority(environment: Environment) -> Vec<Entry<Priority>> {
+    let is_high = environment(HAMI_PRIORITY_VARIABLE).is_some_and(|text| text.trim() == "0");
+    let high = || Entry {
+        selector: Selector::Every,
+        value: Priority::High,
+        place: HAMI_PRIORITY_VARIABLE.to_owned(),
+    };
+    is_high.then(high).into_iter().collect()
 }
 
 /// Reads `variable` for every GPU, and with an index for single ones, which outrank it.

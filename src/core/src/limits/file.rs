@@ -3,13 +3,14 @@
 //! ```json
 //! { "version": 1,
 //!   "control_file": "/run/vcuda/job.vcuda",
-//!   "default": { "memory": "4GiB", "cores": 30 },
+//!   "default": { "memory": "4GiB", "cores": 30, "elastic": true, "weight": 60, "priority": "high" },
 //!   "devices": { "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6": { "memory": "8GiB", "cores": "12.5%" } } }
 //! ```
 //!
-//! Only `version` must be there. `"idle_release": "60s"` lets idle programs be put aside. Of `memory` and `cores` one is enough. `default` is for every GPU without a limit of
-//! its own; `devices` is keyed by GPU or MIG UUID (its start will do), or by the GPU's number in `nvidia-smi`. A key that
-//! is not listed here is an error, and so is one given twice.
+//! Only `version` must be there. `"idle_release": "60s"` lets idle programs be put aside. Of the keys
+//! of a GPU one is enough. `default` is for every GPU without a limit of its own, key by key; `devices` is keyed by GPU or
+//! MIG UUID (its start will do), or by the GPU's number in `nvidia-smi`. A key that is not listed here is an error, and so
+//! is one given twice.
 
 use super::entry::{Quantity, push};
 use super::environment::small_amount_warning;
@@ -142,39 +143,40 @@ impl File<'_> {
         selector: Selector,
         value: &Value,
     ) -> Result<(), LimitsError> {
-        let object = self.object(path, value, &["memory", "cores"])?;
+        let object = self.object(path, value, &["memory", "cores", "elastic", "weight", "priority"])?;
         if object.is_empty() {
             return Err(LimitsError::new(
                 &self.place(path),
                 "sets no limit",
-                "it must have \"memory\": \"4GiB\", \"cores\": 30, or both",
+                "it must have \"memory\": \"4GiB\", \"cores\": 30, or another limit",
             ));
         }
-        if let Some(value) = object.get("memory") {
-            let path = join(path, "memory");
-            let text = self.string(&path, value, "an amount in quotes, such as \"4GiB\" or \"50%\"")?;
-            push(&mut limits.memory, self.entry(&path, selector.clone(), text)?)?;
-        }
-        if let Some(value) = object.get("cores") {
-            let path = join(path, "cores");
-            let text = match value {
-                Value::Number(number) => number.to_string(),
-                _ => self.string(&path, value, "a percentage, such as 30 or \"12.5%\"")?.to_owned(),
-            };
-            push(&mut limits.cores, self.entry(&path, selector, &text)?)?;
-        }
-        Ok(())
+        let at = (path, object, &selector);
+        self.add(&mut limits.memory, at, "memory")?;
+        self.add(&mut limits.cores, at, "cores")?;
+        self.add(&mut limits.elastic, at, "elastic")?;
+        self.add(&mut limits.weights, at, "weight")?;
+        self.add(&mut limits.priorities, at, "priority")
     }
 
-    fn entry<T: Quantity>(
+    /// Adds what `key` says in the object that is at this path and is for these GPUs, if it is there.
+    fn add<T: Quantity>(
         &self,
-        path: &str,
-        selector: Selector,
-        text: &str,
-    ) -> Result<Entry<T>, LimitsError> {
-        let place = self.place(path);
-        let value = T::parse(&place, text)?;
-        Ok(Entry { selector, value, place })
+        entries: &mut Vec<Entry<T>>,
+        (path, object, selector): (&str, &Map<String, Value>, &Selector),
+        key: &str,
+    ) -> Result<(), LimitsError> {
+        let Some(value) = object.get(key) else { return Ok(()) };
+        let path = join(path, key);
+        if !T::is_expected(value) {
+            return Err(self.wrong_type(&path, value, T::EXPECTED));
+        }
+        let place = self.place(&path);
+        let value = match value {
+            Value::String(text) => T::parse(&place, text)?,
+            other => T::parse(&place, &other.to_string())?,
+        };
+        push(entries, Entry { selector: selector.clone(), value, place })
     }
 
     fn string<'v>(&self, path: &str, value: &'v Value, expected: &str) -> Result<&'v str, LimitsError> {

@@ -7,6 +7,7 @@
 use super::error::quoted;
 use super::{Amount, Entry, Limits, LimitsError, Selector};
 use crate::share::Share;
+use crate::sharing::{Priority, Weight};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -23,12 +24,11 @@ impl Limits {
             members.push(format!("\"idle_release\": \"{}ms\"", after.as_millis()));
         }
         let mut selectors: Vec<&Selector> = Vec::new();
-        let all = self.memory.iter().map(|entry| &entry.selector);
-        for selector in all.chain(self.cores.iter().map(|entry| &entry.selector)) {
-            if !selectors.contains(&selector) {
-                selectors.push(selector);
-            }
-        }
+        add_selectors(&mut selectors, &self.memory);
+        add_selectors(&mut selectors, &self.cores);
+        add_selectors(&mut selectors, &self.elastic);
+        add_selectors(&mut selectors, &self.weights);
+        add_selectors(&mut selectors, &self.priorities);
         if selectors.contains(&&Selector::Every) {
             members.push(format!("\"default\": {}", self.object(&Selector::Every)));
         }
@@ -49,12 +49,16 @@ impl Limits {
 
     /// What is said of the GPUs that `selector` names.
     fn object(&self, selector: &Selector) -> String {
-        let memory = self.memory.iter().find(|entry| entry.selector == *selector);
-        let cores = self.cores.iter().find(|entry| entry.selector == *selector);
-        let memory = memory.map(|entry| format!("\"memory\": \"{}\"", entry.value));
-        let cores =
-            cores.map(|entry| format!("\"cores\": {}", entry.value.to_string().trim_end_matches(" %")));
-        format!("{{ {} }}", [memory, cores].into_iter().flatten().collect::<Vec<_>>().join(", "))
+        let members = [
+            member(&self.memory, selector, |memory| format!("\"memory\": \"{memory}\"")),
+            member(&self.cores, selector, |cores| {
+                format!("\"cores\": {}", cores.to_string().trim_end_matches(" %"))
+            }),
+            member(&self.elastic, selector, |elastic| format!("\"elastic\": {elastic}")),
+            member(&self.weights, selector, |weight| format!("\"weight\": {weight}")),
+            member(&self.priorities, selector, |priority| format!("\"priority\": \"{priority}\"")),
+        ];
+        format!("{{ {} }}", members.into_iter().flatten().collect::<Vec<_>>().join(", "))
     }
 
     /// Puts the limits that `change` has in the place of these, kind by kind: what it says of every GPU in the place of
@@ -66,6 +70,9 @@ impl Limits {
     pub fn change(&mut self, change: &Limits) -> Result<(), LimitsError> {
         self.memory = changed(&self.memory, &change.memory)?;
         self.cores = changed(&self.cores, &change.cores)?;
+        self.elastic = changed(&self.elastic, &change.elastic)?;
+        self.weights = changed(&self.weights, &change.weights)?;
+        self.priorities = changed(&self.priorities, &change.priorities)?;
         Ok(())
     }
 
@@ -93,6 +100,34 @@ impl Limits {
     pub fn cores_text(&self) -> String {
         listed(&self.cores, Share::to_string)
     }
+
+    /// As [`Limits::memory_text`], of whether the share is elastic.
+    pub fn elastic_text(&self) -> String {
+        listed(&self.elastic, bool::to_string)
+    }
+
+    /// As [`Limits::memory_text`], of weights.
+    pub fn weight_text(&self) -> String {
+        listed(&self.weights, Weight::to_string)
+    }
+
+    /// As [`Limits::memory_text`], of priorities.
+    pub fn priority_text(&self) -> String {
+        listed(&self.priorities, Priority::to_string)
+    }
+}
+
+fn add_selectors<'e, T>(selectors: &mut Vec<&'e Selector>, entries: &'e [Entry<T>]) {
+    for entry in entries {
+        if !selectors.contains(&&entry.selector) {
+            selectors.push(&entry.selector);
+        }
+    }
+}
+
+/// What is said of the GPUs that `selector` names, as a member of an object.
+fn member<T>(entries: &[Entry<T>], selector: &Selector, text: impl Fn(&T) -> String) -> Option<String> {
+    entries.iter().find(|entry| entry.selector == *selector).map(|entry| text(&entry.value))
 }
 
 fn listed<T>(entries: &[Entry<T>], text: impl Fn(&T) -> String) -> String {
@@ -177,7 +212,8 @@ mod tests {
 
     fn limits(memory: Option<&str>, cores: Option<&str>) -> Limits {
         let named = |text| ("--limit", text);
-        let overrides = Overrides { memory: memory.map(named), cores: cores.map(named) };
+        let overrides =
+            Overrides { memory: memory.map(named), cores: cores.map(named), ..Overrides::default() };
         Limits::from_overrides(&overrides, &|_| None).unwrap()
     }
 
@@ -210,6 +246,44 @@ mod tests {
              \"1\": { \"cores\": 12.5 } } }\n"
         );
         assert_eq!(limits(None, None).to_text(), "{ \"version\": 1 }\n");
+    }
+
+    #[test]
+    fn sharing_is_written_and_changed_as_the_rest() {
+        let shared = |elastic, weight, priority| {
+            let overrides = Overrides {
+                elastic: Some(("--elastic", elastic)),
+                weight: Some(("--weight", weight)),
+                priority: Some(("--priority", priority)),
+                ..Overrides::default()
+            };
+            Limits::from_overrides(&overrides, &|_| None).unwrap()
+        };
+        let texts = |limits: &Limits| [limits.elastic_text(), limits.weight_text(), limits.priority_text()];
+        let mut all = shared("true", "0=30,GPU-8932f937=60", "high");
+        assert_eq!(
+            all.to_text(),
+            "{ \"version\": 1,\n  \"default\": { \"elastic\": true, \"priority\": \"high\" },\n  \"devices\": {\n    \"0\": \
+             { \"weight\": 30 },\n    \"GPU-8932f937\": { \"weight\": 60 } } }\n"
+        );
+        assert_eq!(texts(&parsed(&all.to_text())), texts(&all));
+        all.change(&limits(Some("4GiB"), Some("50"))).unwrap();
+        assert_eq!(
+            texts(&all),
+            ["true of every GPU", "30 of GPU 0, 60 of GPU-8932f937", "high of every GPU"]
+        );
+        all.change(&shared("0=false", "7", "normal")).unwrap();
+        assert_eq!(
+            texts(&all),
+            ["true of every GPU, false of GPU 0", "7 of every GPU", "normal of every GPU"]
+        );
+        assert_eq!(all.memory_text(), "4GiB of every GPU");
+        assert_eq!(texts(&parsed(&all.to_text())), texts(&all));
+        let error = all.change(&shared("GPU-8932f937=true", "7", "normal")).unwrap_err();
+        assert!(
+            error.to_string().starts_with("--elastic: \"GPU-8932f937\" may be the same as GPU 0; "),
+            "{error}"
+        );
     }
 
     #[test]

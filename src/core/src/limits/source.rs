@@ -1,8 +1,8 @@
 //! Where limits come from, and which source outranks which.
 
 use super::{
-    CONTROL_FILE_VARIABLE, CORE_LIMIT_VARIABLE, Environment, IDLE_RELEASE_VARIABLE, LIMITS_FILE_VARIABLE,
-    Limits, LimitsError, MEMORY_LIMIT_VARIABLE, ReadFile, SYSTEM_FILE, control_path, environment, file,
+    CONTROL_FILE_VARIABLE, Environment, LIMIT_VARIABLES, LIMITS_FILE_VARIABLE, Limits, LimitsError, ReadFile,
+    SYSTEM_FILE, control_path, environment, file,
 };
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -24,13 +24,8 @@ pub(super) fn load(environment: Environment, read: ReadFile) -> Result<Limits, L
     let system_file = Path::new(SYSTEM_FILE);
     if let Some(bytes) = read_or_explain(system_file, read)? {
         let mut limits = file::parse(system_file, Source::SystemFile, &bytes)?;
-        let void = [
-            LIMITS_FILE_VARIABLE,
-            MEMORY_LIMIT_VARIABLE,
-            CONTROL_FILE_VARIABLE,
-            CORE_LIMIT_VARIABLE,
-            IDLE_RELEASE_VARIABLE,
-        ];
+        limits.warnings.extend(ignored(environment, &LIMIT_VARIABLES, SYSTEM_FILE));
+        let void = [LIMITS_FILE_VARIABLE, CONTROL_FILE_VARIABLE];
         limits.warnings.extend(ignored(environment, &void, SYSTEM_FILE));
         return Ok(limits);
     }
@@ -44,8 +39,7 @@ pub(super) fn load(environment: Environment, read: ReadFile) -> Result<Limits, L
         )
     })?;
     let mut limits = file::parse(path, Source::File(path.to_path_buf()), &bytes)?;
-    let void = [MEMORY_LIMIT_VARIABLE, CORE_LIMIT_VARIABLE, IDLE_RELEASE_VARIABLE];
-    limits.warnings.extend(ignored(environment, &void, &name));
+    limits.warnings.extend(ignored(environment, &LIMIT_VARIABLES, &name));
     if let (None, Some(path)) = (&limits.control_file, environment(CONTROL_FILE_VARIABLE)) {
         limits.control_file = Some(control_path(CONTROL_FILE_VARIABLE, &path)?);
     }

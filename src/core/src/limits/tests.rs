@@ -1,4 +1,5 @@
 mod properties;
+mod sharing;
 
 use super::*;
 use crate::device::Uuid;
@@ -38,6 +39,14 @@ impl World {
         resolved.iter().map(|limits| limits.share.map(Share::ppm)).collect()
     }
 
+    /// Of each GPU: whether it is elastic, its weight, whether its priority is high.
+    fn sharing(&self) -> Vec<Option<(bool, u32, bool)>> {
+        let resolved = self.load().unwrap().resolve(&gpus()).unwrap();
+        let parts =
+            |sharing: Sharing| (sharing.elastic, sharing.weight.get(), sharing.priority == Priority::High);
+        resolved.iter().map(|limits| limits.sharing.map(parts)).collect()
+    }
+
     fn mistake(&self) -> String {
         self.load().unwrap_err().to_string()
     }
@@ -57,7 +66,7 @@ fn uuid(index: usize) -> String {
 }
 
 fn memory(text: &str) -> Limits {
-    let overrides = Overrides { memory: Some(("--memory", text)), cores: None };
+    let overrides = Overrides { memory: Some(("--memory", text)), ..Overrides::default() };
     Limits::from_overrides(&overrides, &|_| None).unwrap()
 }
 
@@ -328,7 +337,7 @@ fn files_that_are_mistakes_say_where() {
         ),
         (
             "{\"version\":1,\"default\":{}}",
-            "limits.json:1:14: default: sets no limit; it must have \"memory\": \"4GiB\", \"cores\": 30, or both",
+            "limits.json:1:14: default: sets no limit; it must have \"memory\": \"4GiB\", \"cores\": 30, or another limit",
         ),
         (
             "{\"version\":1,\"default\":{\"memory\":4}}",
@@ -342,7 +351,7 @@ fn files_that_are_mistakes_say_where() {
         ("{\"version\":1,\"default\":{\"memory\":\"0\"}}", "no memory at all"),
         (
             "{\"version\":1,\"default\":{\"memory\":\"1G\",\"core\":50}}",
-            "default.core: is an unknown key; the keys here are memory, cores",
+            "default.core: is an unknown key; the keys here are memory, cores, elastic, weight, priority",
         ),
         ("{\"version\":1,\"default\":{\"cores\":0}}", "1:25: default.cores: \"0\" is no GPU time at all"),
         ("{\"version\":1,\"default\":{\"cores\":-5}}", "default.cores: \"-5\" is negative"),
@@ -521,11 +530,18 @@ fn what_a_command_line_says_outranks_the_variables_of_its_kind() {
         ("VCUDA_MEMORY_LIMIT", "not even an amount"),
         ("CUDA_DEVICE_MEMORY_LIMIT", "nor this"),
         ("CUDA_DEVICE_SM_LIMIT", "50"),
+        ("CUDA_TASK_PRIORITY", "0"),
+        ("VCUDA_WEIGHT", "no weight"),
+        ("VCUDA_ELASTIC", "true"),
         ("VCUDA_CONTROL_FILE", "/mine"),
     ]);
     let environment = |name: &str| world.variables.get(name).cloned();
     let load = |overrides: Overrides| Limits::from_overrides(&overrides, &environment);
-    let memory = Overrides { memory: Some(("--memory", "1=4GiB")), cores: None };
+    let memory = Overrides {
+        memory: Some(("--memory", "1=4GiB")),
+        weight: Some(("--weight", "30")),
+        ..Overrides::default()
+    };
     let limits = load(memory).unwrap();
     assert_eq!(limits.entries_of(&gpus()).unwrap()[1].memory.unwrap().place, "--memory");
     assert_eq!(limits.entries_of(&gpus()).unwrap()[0].cores.unwrap().place, "CUDA_DEVICE_SM_LIMIT");
@@ -535,6 +551,20 @@ fn what_a_command_line_says_outranks_the_variables_of_its_kind() {
     let mistake = load(Overrides { cores: Some(("--cores", "half")), ..memory }).unwrap_err();
     assert!(mistake.to_string().starts_with("--cores: \"half\" is not a percentage; "), "{mistake}");
     assert_eq!(mistake.place(), "--cores");
+    let shared = Overrides {
+        elastic: Some(("--elastic", "false")),
+        priority: Some(("--priority", "0=normal")),
+        ..memory
+    };
+    let entries = load(shared).unwrap();
+    let entries = entries.entries_of(&gpus()).unwrap();
+    assert_eq!(entries[0].weight.unwrap().place, "--weight");
+    assert_eq!(
+        entries[0].elastic.map(|entry| (entry.place.as_str(), entry.value)),
+        Some(("--elastic", false))
+    );
+    assert_eq!(entries[0].priority.map(|entry| entry.value), Some(Priority::Normal));
+    assert!(entries[1].priority.is_none(), "nor what HAMi says of it");
 }
 
 #[test]
