@@ -25,6 +25,12 @@ class Counted:
     globaltimer_step_ns: int = 0
     all_kernels: float = 0
     all_seconds: float = 0
+    # Where the time that was asked for began, on the monotonic clock.
+    from_ns: int = 0
+    # Kernels done in each step of a length that was asked for.
+    bins: list[int] = field(default_factory=list)
+    # What each request took from when it was due.
+    requests_ns: list[int] = field(default_factory=list)
 
     @staticmethod
     def parse(lines: list[str]) -> "Counted":
@@ -41,6 +47,8 @@ class Counted:
             logged_kernels=int(number("logged_kernels")), log_dropped=int(number("log_dropped")),
             globaltimer_step_ns=int(number("globaltimer_step_ns")),
             all_kernels=number("all_kernels"), all_seconds=number("all_seconds"),
+            from_ns=int(number("from_ns")), bins=[int(word) for word in words.get("bins", [])],
+            requests_ns=[int(word) for word in words.get("requests_ns", [])],
         )  # fmt: skip
 
     @property

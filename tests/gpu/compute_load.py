@@ -39,16 +39,21 @@ def gpu_seconds(machine: Machine, within: Slice) -> float | None:
 class Load:
     """A running load generator that is told what to do, one thing after the other."""
 
-    def __init__(self, loads: "Loads", within: Slice | None, seconds: float):
+    def __init__(self, loads: "Loads", within: Slice | None, seconds: float, under: list[str]):
         self.loads = loads
-        command = [loads.machine.program("compute_load"), "serve"]
+        command = [*under, loads.machine.program("compute_load"), "serve"]
         self.child: Child = loads.machine.start(command, within, seconds)
         self.begun = 0
 
     def wait_ready(self) -> "Load":
         self.child.wait_for("ready")
-        self.clusters = int(next((line.split()[1] for line in self.child.out if line.startswith("clusters ")), 1))
+        self.clusters = int(self.said("clusters", "1"))
+        # The program's own: it may have been started by another command.
+        self.pid = int(self.said("pid", "0"))
         return self
+
+    def said(self, key: str, otherwise: str) -> str:
+        return next((line.split()[1] for line in self.child.out if line.startswith(key + " ")), otherwise)
 
     def ask(self, mode: str, kernel_ns: int, seconds: float, warmup: float = 0.5, **keys: object) -> None:
         if mode == "batch":
@@ -98,8 +103,9 @@ class Loads:
         if any(length not in self.iterations for length in missing):
             raise Failure(f"compute_load did not calibrate: {done.tail()}")
 
-    def open(self, within: Slice | None, seconds: float) -> Load:
-        return Load(self, within, seconds)
+    def open(self, within: Slice | None, seconds: float, under: list[str] | None = None) -> Load:
+        """Starts the generator, by another command if `under` names one with its arguments."""
+        return Load(self, within, seconds, under or [])
 
     def refer(self, wanted: list[tuple[str, int]], log_from_ns: int) -> None:
         """Times each mode and length bare."""

@@ -179,6 +179,8 @@ class Machine:
         self.driver = self._stage_driver() if simulated else None
         self.headers, self.link = self._headers()
         self.running: list[Child] = []
+        # What the simulated driver is told beside what it always is.
+        self.simulation: dict[str, str] = {}
 
     def _stage_driver(self) -> str:
         command = [str(ROOT / "scripts" / "fake-driver"), "--release"]
@@ -205,6 +207,7 @@ class Machine:
             environment["VCUDA_FAKE_GPUS"] = "H200"
             if self.null:
                 environment["VCUDA_FAKE_NULL"] = "1"
+            environment.update(self.simulation)
         environment["PYTHONUNBUFFERED"] = "1"
         return environment
 

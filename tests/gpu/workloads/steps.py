@@ -1,6 +1,7 @@
 """Five PyTorch workloads by order from standard input: "NAME STEPS" runs so many steps and says how long they
 took; with 0 steps it makes the workload ready and says what one step takes; with less than 0 it runs as many under
-NVIDIA's own tracer and says what a step takes of the GPU. "end" ends it."""
+NVIDIA's own tracer and says what a step takes of the GPU; "NAME 4s" runs it for four seconds and says how many steps
+a second were done. "end" ends it."""
 
 import sys
 import time
@@ -100,6 +101,34 @@ def run(step: Step, count: int) -> float:
     return time.perf_counter() - start
 
 
+# Steps that are given to the GPU before the first of them is waited for.
+AHEAD = 3
+# Part of the time for which a program runs before it counts.
+WARM_UP = 0.15
+
+
+def steady(step: Step, seconds: float) -> float:
+    """Steps a second, from the end of one step to the end of another, of a program that goes on for so long."""
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    waiting: list[torch.cuda.Event] = []
+    first, last, count = 0.0, 0.0, 0
+    while time.perf_counter() - start < seconds:
+        step()
+        waiting.append(torch.cuda.Event())
+        waiting[-1].record()
+        if len(waiting) < AHEAD:
+            continue
+        waiting.pop(0).synchronize()
+        last = time.perf_counter()
+        if first:
+            count += 1
+        elif last - start > WARM_UP * seconds:
+            first = last
+    torch.cuda.synchronize()
+    return count / (last - first) if count else 0.0
+
+
 # Between two kernels of one stream nothing else can run for so long.
 HAND_OVER_US = 2.5
 
@@ -150,6 +179,8 @@ def main() -> None:
             if step:
                 ready[name] = step
             print("step", text, flush=True)
+        elif count.endswith("s"):
+            print("rate", steady(ready[name], float(count[:-1])), flush=True)
         elif int(count) < 0:
             print("traced", traced(ready[name], -int(count)), flush=True)
         else:

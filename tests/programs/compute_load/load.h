@@ -17,6 +17,12 @@ struct request {
     double warmup_seconds, seconds;
     /* After each launch the host works for so long. */
     uint64_t gap_ns;
+    /* Of a mode that waits: what lies between two waits is a request, and one is due each `every_ns`. */
+    uint64_t every_ns;
+    /* Works for so long, then rests for so long, in turn; 0: always works. */
+    uint64_t on_ns, off_ns;
+    /* Kernels done are also told in steps of so long; 0: not. */
+    uint64_t bins_ns;
     /* A timing event after so many kernels of a stream, and how many of those may be outstanding; 0: by kernel_ns. */
     int mark_every, ring;
     /* Kernels write down when they ran: "" no, "-" yes, else the file that the busy intervals are written to. */

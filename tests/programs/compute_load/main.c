@@ -13,10 +13,13 @@
  * Keys: seconds (2), warmup (0.5) seconds before it, start_ns on the monotonic clock (now), gap_ns of the host's
  * own work after each launch (0), mark_every kernels of a stream an event that tells when they were done, ring of
  * as many of them outstanding (both by NS), log=- to have kernels write down when they ran or log=FILE to
- * have their busy intervals in a file, by the GPU's timer.
+ * have their busy intervals in a file, by the GPU's timer. on_ns and off_ns have it work and rest in turn (always
+ * works). every_ns makes requests of a mode that waits, one due each so many nanoseconds: "requests_ns" is what each
+ * took from when it was due. bins_ns has "bins" say the kernels done in each so many nanoseconds.
  *
  * "kernels" were done within "seconds", which begin and end with a kernel's end; "window_kernels" in the whole time
- * that was asked for. "all_kernels" and "all_seconds" count everything, by the host's clock. */
+ * that was asked for, which began at "from_ns". "all_kernels" and "all_seconds" count everything, by the host's
+ * clock. */
 #include "load.h"
 
 static int parse(struct request *request, char *line) {
@@ -37,6 +40,10 @@ static int parse(struct request *request, char *line) {
         else if (!strcmp(words[i], "warmup")) request->warmup_seconds = atof(value);
         else if (!strcmp(words[i], "start_ns")) request->start_ns = strtoull(value, NULL, 10);
         else if (!strcmp(words[i], "gap_ns")) request->gap_ns = strtoull(value, NULL, 10);
+        else if (!strcmp(words[i], "every_ns")) request->every_ns = strtoull(value, NULL, 10);
+        else if (!strcmp(words[i], "on_ns")) request->on_ns = strtoull(value, NULL, 10);
+        else if (!strcmp(words[i], "off_ns")) request->off_ns = strtoull(value, NULL, 10);
+        else if (!strcmp(words[i], "bins_ns")) request->bins_ns = strtoull(value, NULL, 10);
         else if (!strcmp(words[i], "mark_every")) request->mark_every = atoi(value);
         else if (!strcmp(words[i], "ring")) request->ring = atoi(value);
         else if (!strcmp(words[i], "log")) snprintf(request->log, sizeof request->log, "%s", value);
@@ -49,7 +56,8 @@ static int parse(struct request *request, char *line) {
 static struct totals batch(uint64_t kernel_ns, uint32_t iterations, double seconds) {
     int mark_every = (int)(10000000 / kernel_ns);
     if (mark_every > 400) mark_every = 400;
-    struct request request = {"free", kernel_ns, iterations, 0, 0.05, seconds, 0, mark_every > 0 ? mark_every : 1, 2, ""};
+    struct request request = {.mode = "free", .kernel_ns = kernel_ns, .iterations = iterations, .warmup_seconds = 0.05,
+                              .seconds = seconds, .mark_every = mark_every > 0 ? mark_every : 1, .ring = 2};
     return run_load(&request, 1);
 }
 
@@ -108,7 +116,7 @@ int main(int argc, char **argv) {
     }
     if (strcmp(what, "serve")) return usage();
     open_device();
-    printf("clusters %u\nready\n", load_clusters);
+    printf("clusters %u\npid %d\nready\n", load_clusters, (int)getpid());
     fflush(stdout);
     while (fgets(line, sizeof line, stdin)) {
         if (run_line(line)) return 2;

@@ -73,6 +73,7 @@ static void give_copies(struct lane *lane) {
 static const struct mode MODES[] = {
     {"sync1", 1, 1, 1, 1, NULL, NULL, give_plain},
     {"sync16", 1, 1, 16, 1, NULL, NULL, give_plain},
+    {"burst25", 1, 1, 25, 1, NULL, NULL, give_plain},
     {"free", 1, 1, 0, 1, NULL, NULL, give_plain},
     {"streams8", 8, 1, 0, 1, NULL, NULL, give_plain},
     {"graph20", 1, 1, 0, GRAPH_KERNELS, NULL, prepare_graph, give_graph},

@@ -8,6 +8,9 @@ struct worker {
     struct lane *lanes;
     int count;
     uint64_t start_ns, end_ns;
+    /* What each request took from when it was due, if there are any. */
+    uint64_t *took_ns;
+    size_t requests;
 };
 
 static int clamp(double value, int least, int most) {
@@ -21,25 +24,44 @@ static void wait_until(uint64_t time_ns) {
     }
 }
 
+static void drain(struct worker *worker) {
+    for (int i = 0; i < worker->count; i++) lane_drain(&worker->lanes[i]);
+}
+
+/* Rests, with nothing outstanding, if it is time to. */
+static void rest(struct worker *worker, uint64_t on_ns, uint64_t off_ns) {
+    uint64_t turn_ns = on_ns + off_ns, into_ns = (now_ns() - worker->start_ns) % turn_ns;
+    if (into_ns < on_ns) return;
+    uint64_t next_ns = now_ns() + turn_ns - into_ns;
+    drain(worker);
+    wait_until(next_ns < worker->end_ns ? next_ns : worker->end_ns);
+}
+
 static void *work(void *data) {
     struct worker *worker = data;
     const struct mode *mode = worker->mode;
-    uint64_t gap_ns = worker->request->gap_ns, given = 0;
+    const struct request *request = worker->request;
+    uint64_t gap_ns = request->gap_ns, given = 0;
     wait_until(worker->start_ns);
     while (now_ns() < worker->end_ns) {
+        if (request->on_ns) rest(worker, request->on_ns, request->off_ns);
+        uint64_t due_ns = worker->start_ns + worker->requests * request->every_ns;
+        if (worker->took_ns && given % (uint64_t)mode->sync_every == 0) wait_until(due_ns);
         struct lane *lane = &worker->lanes[given++ % (uint64_t)worker->count];
         mode->give(lane);
         lane->units++;
         if (mode->sync_every && given % (uint64_t)mode->sync_every == 0) {
             MUST(cuStreamSynchronize(lane->stream));
-            lane_settle(lane, now_ns(), (uint64_t)mode->kernels_per_unit);
+            uint64_t done_ns = now_ns();
+            lane_settle(lane, done_ns, (uint64_t)mode->kernels_per_unit);
+            if (worker->took_ns) worker->took_ns[worker->requests++] = done_ns - due_ns;
         } else {
             lane_add(lane, (uint64_t)mode->kernels_per_unit);
         }
         if (gap_ns)
             for (uint64_t until = now_ns() + gap_ns; now_ns() < until;) {}
     }
-    for (int i = 0; i < worker->count; i++) lane_drain(&worker->lanes[i]);
+    drain(worker);
     return NULL;
 }
 
@@ -64,13 +86,13 @@ static struct note *gather(struct lane *lanes, int count, size_t *noted) {
     return notes;
 }
 
-/* Kernels done in each tenth of a second of the time that counts. */
-static void print_tenths(const struct note *notes, size_t noted, uint64_t from_ns, uint64_t until_ns) {
-    const uint64_t tenth = 100000000;
+/* Kernels done in each so many nanoseconds of the time that counts. */
+static void print_steps(const char *key, uint64_t step_ns, const struct note *notes, size_t noted, uint64_t from_ns,
+                        uint64_t until_ns) {
     size_t next = 0;
     while (next < noted && notes[next].time_ns < from_ns) next++;
-    printf("tenths");
-    for (uint64_t end = from_ns + tenth; end <= until_ns; end += tenth) {
+    printf("%s", key);
+    for (uint64_t end = from_ns + step_ns; end <= until_ns; end += step_ns) {
         uint64_t kernels = 0;
         for (; next < noted && notes[next].time_ns < end; next++) kernels += notes[next].kernels;
         printf(" %llu", (unsigned long long)kernels);
@@ -99,8 +121,17 @@ static struct totals count(const struct note *notes, size_t noted, uint64_t from
     printf("kernels %llu\nseconds %.9f\n", (unsigned long long)between, totals.seconds);
     printf("window_kernels %llu\nwindow_seconds %.9f\n", (unsigned long long)in_window, (double)(until_ns - from_ns) / 1e9);
     printf("largest_note %llu\n", (unsigned long long)largest);
-    print_tenths(notes, noted, from_ns, until_ns);
+    print_steps("tenths", 100000000, notes, noted, from_ns, until_ns);
     return totals;
+}
+
+/* What those requests took that were due in the time that counts. */
+static void print_requests(const struct worker *worker, uint64_t from_ns) {
+    printf("requests_ns");
+    for (size_t i = 0; i < worker->requests; i++)
+        if (worker->start_ns + i * worker->request->every_ns >= from_ns)
+            printf(" %llu", (unsigned long long)worker->took_ns[i]);
+    putchar('\n');
 }
 
 struct totals run_load(const struct request *request, int is_quiet) {
@@ -137,7 +168,13 @@ struct totals run_load(const struct request *request, int is_quiet) {
     uint64_t until_ns = from_ns + (uint64_t)(request->seconds * 1e9);
     for (int i = 0; i < mode->threads; i++) {
         int share = mode->streams / mode->threads;
-        workers[i] = (struct worker){request, mode, lanes + i * share, share, start_ns, until_ns};
+        workers[i] = (struct worker){.request = request, .mode = mode, .lanes = lanes + i * share, .count = share,
+                                     .start_ns = start_ns, .end_ns = until_ns};
+        if (request->every_ns && mode->sync_every && i == 0) {
+            size_t most = (until_ns - start_ns) / request->every_ns + 2;
+            workers[i].took_ns = calloc(most, sizeof *workers[i].took_ns);
+            if (!workers[i].took_ns) _exit(3);
+        }
         if (mode->threads > 1) MUST(pthread_create(&threads[i], NULL, work, &workers[i]));
     }
     if (mode->threads == 1) work(&workers[0]);
@@ -148,7 +185,13 @@ struct totals run_load(const struct request *request, int is_quiet) {
     struct note *notes = gather(lanes, mode->streams, &noted);
     struct totals totals = count(notes, noted, from_ns, until_ns, is_quiet);
     totals.all_seconds = all_seconds;
-    if (!is_quiet) printf("all_kernels %.0f\nall_seconds %.9f\n", totals.all_kernels, all_seconds);
+    if (!is_quiet) {
+        printf("from_ns %llu\n", (unsigned long long)from_ns);
+        printf("all_kernels %.0f\nall_seconds %.9f\n", totals.all_kernels, all_seconds);
+        if (request->bins_ns) print_steps("bins", request->bins_ns, notes, noted, from_ns, until_ns);
+        if (workers[0].took_ns) print_requests(&workers[0], from_ns);
+    }
+    free(workers[0].took_ns);
     free(notes);
     set_record(0, 0, 0);
     if (is_logged && !is_quiet) record_end(request->log, from_ns, until_ns);
