@@ -92,6 +92,38 @@ fn a_share_alone_leaves_the_memory_as_it_is() {
 }
 
 #[test]
+fn a_gpu_may_be_shared_without_any_limit() {
+    let container = Container::new().no_limit();
+    let bare = totals(&container.run(World::Bare, program("devices")).finish().clean());
+    for (variable, text, sharing) in [
+        ("VCUDA_WEIGHT", "60", ["weight 60", "weight 60"]),
+        ("VCUDA_ELASTIC", "true", ["elastic, weight 100", "elastic, weight 100"]),
+        ("VCUDA_PRIORITY", "0=normal,1=high", ["weight 100", "weight 100, high priority"]),
+        ("CUDA_TASK_PRIORITY", "0", ["weight 100, high priority"; 2]),
+    ] {
+        let outcome = devices(&container).env(variable, text).finish().clean();
+        assert_eq!(totals(&outcome), bare, "{variable}={text}");
+        let devices = container.snapshot().devices;
+        let seen = devices.iter().map(|device| {
+            assert_eq!((device.limit_bytes, device.compute.share_ppm), (None, None));
+            device.compute.sharing.expect("it is shared").to_string()
+        });
+        assert_eq!(seen.collect::<Vec<_>>(), sharing, "{variable}={text}");
+    }
+    for (variable, text, problem) in [
+        ("VCUDA_WEIGHT", "10001", "\"10001\" is no weight"),
+        ("VCUDA_ELASTIC", "yes", "\"yes\" is neither true nor false"),
+        ("VCUDA_PRIORITY", "2=high", "there is no GPU 2"),
+    ] {
+        let outcome = devices(&container).env(variable, text).finish();
+        assert_refused(&outcome, &[variable, problem]);
+    }
+    let container = Container::new().no_limit();
+    devices(&container).env("CUDA_TASK_PRIORITY", "1").finish().clean();
+    assert!(!container.control_path().exists(), "what is usual is no limit");
+}
+
+#[test]
 fn all_of_the_time_is_no_limit() {
     let container = Container::new().no_limit();
     devices(&container).env("VCUDA_CORE_LIMIT", "100").finish().clean();

@@ -298,6 +298,38 @@ fn a_limit_may_be_taken_away_and_put_back_and_one_of_another_sort_is_for_later_p
     assert!(lines[1].contains("device 0 has a limit now of a sort that it had not"), "{told}");
 }
 
+#[test]
+fn how_a_gpu_is_shared_is_changed_like_the_limits() {
+    let sliced = Sliced::new(r#""cores":30"#);
+    let mut program = sliced.obedient();
+    let mut comes_to = |limits: &str, share_ppm: Option<u32>, text: Option<&str>| {
+        sliced.write(limits);
+        let begun = Instant::now();
+        loop {
+            assert_eq!(program.result("take 1"), SUCCESS);
+            let compute = sliced.container.snapshot().devices[0].compute;
+            let sharing = compute.sharing.map(|sharing| sharing.to_string());
+            if (compute.share_ppm, sharing.as_deref()) == (share_ppm, text) {
+                break;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(10), "{limits}: {compute:?}");
+            sleep(Duration::from_millis(5));
+        }
+    };
+    let share = Some(300_000);
+    comes_to(r#""cores":30"#, share, Some("weight 30"));
+    comes_to(r#""cores":30,"elastic":true"#, share, Some("elastic, weight 30"));
+    comes_to(r#""cores":50,"elastic":true"#, Some(500_000), Some("elastic, weight 50"));
+    comes_to(r#""cores":30,"weight":60,"priority":"high""#, share, Some("weight 60, high priority"));
+    comes_to(r#""weight":60"#, None, Some("weight 60"));
+    comes_to(r#""memory":"1GiB""#, None, None);
+    comes_to(r#""priority":"high""#, None, Some("weight 100, high priority"));
+    comes_to(r#""cores":30"#, share, Some("weight 30"));
+    let told = program.running.stop();
+    let lines: Vec<&str> = told.lines().collect();
+    assert!(lines.iter().all(|line| line.contains("a sort that it had not")), "{told}");
+}
+
 /// Percent of the time that GPU 0 is busy from now on for `length`.
 fn busy_percent(container: &Container, length: Duration) -> f64 {
     let machine = container.machine();

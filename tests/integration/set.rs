@@ -1,7 +1,7 @@
 //! `vcuda set` and `vcuda inspect` on slices in which programs run.
 
 use crate::live::Obedient;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
@@ -76,13 +76,58 @@ fn a_named_slice_is_changed_while_its_program_runs() {
 }
 
 #[test]
+fn how_a_slice_shares_is_changed_while_its_program_runs() {
+    let container = Container::new();
+    let name = name("share");
+    let limits = ["--memory", "1GiB", "--cores", "30", "--elastic", "--weight", "60", "--priority", "high"];
+    let mut program = run(&container, &name, &limits);
+    let sharing = |seen: &Value| seen["devices"][0]["compute"]["sharing"].clone();
+    let seen = inspect(&container, &name);
+    assert_eq!(sharing(&seen), json!({"elastic": true, "weight": 60, "priority": "high"}));
+    assert_eq!(seen["limits_files"][0]["weight"], json!([{"gpu": "every GPU", "limit": 60}]));
+    let text = vcuda(&container).args(["inspect", &name]).finish().clean().stdout;
+    assert!(text.contains("    elastic     true of every GPU\n    weight      60 of every GPU\n"), "{text}");
+    assert!(text.contains("          elastic, weight 60, high priority\n"), "{text}");
+
+    let change =
+        [name.as_str(), "--memory", "2GiB", "--elastic=false", "--weight", "7", "--priority", "normal"];
+    let outcome = set(&container, &change).clean();
+    let expected = format!(
+        "{name}: memory 2GiB of every GPU (was 1GiB of every GPU)\n\
+         {name}: elastic false of every GPU (was true of every GPU)\n\
+         {name}: weight 7 of every GPU (was 60 of every GPU)\n\
+         {name}: priority normal of every GPU (was high of every GPU)\n"
+    );
+    assert_eq!(outcome.stdout, expected);
+    program.until_total(2048);
+    let seen = inspect(&container, &name);
+    assert_eq!(sharing(&seen), json!({"elastic": false, "weight": 7, "priority": "normal"}));
+    assert_eq!(seen["devices"][0]["compute"]["share_ppm"], 300_000);
+    assert_eq!(seen["processes"][0]["has_current_limits"], true);
+    program.end();
+}
+
+#[test]
+fn who_shares_from_now_on_does_so_from_the_next_start() {
+    let container = Container::new();
+    let name = name("later");
+    let program = run(&container, &name, &["--memory", "1GiB"]);
+    let gained = set(&container, &[&name, "--weight", "60"]).clean();
+    let told = "  there was no compute limit: those of its 1 running processes that started without one go on without\n";
+    assert_eq!(gained.stdout, format!("{name}: weight 60 of every GPU (was none)\n{told}"));
+    let changed = set(&container, &[&name, "--weight", "70"]).clean();
+    assert_eq!(changed.stdout, format!("{name}: weight 70 of every GPU (was 60 of every GPU)\n"));
+    program.end();
+}
+
+#[test]
 fn mistakes_are_told_and_change_nothing() {
     let container = Container::new();
     let name = name("mistakes");
     let program = run(&container, &name, &["--memory", "1GiB"]);
     let before = inspect(&container, &name)["limits_files"].clone();
     for (arguments, words) in [
-        (vec![name.as_str()], "nothing to change: say --memory 6GiB, --cores 50, or both"),
+        (vec![name.as_str()], "nothing to change: say what, such as --memory 6GiB or --cores 50"),
         (vec!["no-such-slice", "--memory", "1GiB"], "there is no slice no-such-slice; there are "),
         (vec!["4294967295", "--memory", "1GiB"], "process 4294967295 is in no slice"),
         (vec!["/nowhere/control", "--memory", "1GiB"], "/nowhere/control: "),
@@ -91,6 +136,8 @@ fn mistakes_are_told_and_change_nothing() {
         (vec![&name, "--memory", "0"], "is no memory at all"),
         (vec![&name, "--cores", "130"], "--cores: \"130\" is more than the whole GPU"),
         (vec![&name, "--memory", "0=1GiB,0=2GiB"], "is given twice"),
+        (vec![&name, "--weight", "0"], "--weight: \"0\" is no weight; write a whole number from 1 to 10000"),
+        (vec![&name, "--priority", "low"], "--priority: \"low\" is no priority; write normal or high"),
     ] {
         let outcome = set(&container, &arguments);
         assert_eq!((outcome.code(), outcome.stdout.as_str()), (1, ""), "{arguments:?}: {outcome:#?}");

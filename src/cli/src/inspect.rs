@@ -90,6 +90,9 @@ fn source_as_json(source: &Source) -> Value {
         Ok(limits) => {
             value["memory"] = entries(limits.memory(), |amount| amount.to_string().into());
             value["cores_ppm"] = entries(limits.cores(), |share| share.ppm().into());
+            value["elastic"] = entries(limits.elastic(), |elastic| (*elastic).into());
+            value["weight"] = entries(limits.weights(), |weight| weight.get().into());
+            value["priority"] = entries(limits.priorities(), |priority| priority.name().into());
             value["digest"] = format!("{:016x}", limits.digest()).into();
         }
         Err(error) => value["error"] = error.to_string().into(),
@@ -141,6 +144,9 @@ fn as_text(snapshot: &Snapshot, sources: &[Source]) -> String {
         if ps::text::has_compute(device) {
             let compute = &device.compute;
             text.push_str(&format!("  cores   {}\n", ps::text::of_share(device)));
+            if let Some(sharing) = ps::text::sharing_text(compute) {
+                text.push_str(&format!("          {sharing}\n"));
+            }
             text.push_str(&format!(
                 "          {} calls, {} of them held back\n",
                 compute.work_count, compute.throttled_count
@@ -187,11 +193,18 @@ fn limits_text(name: &str, sources: &[Source]) -> String {
         };
         text.push_str(&format!("  limits file   {}{owner}\n", file.path.display()));
         match said {
-            Ok(limits) => text.push_str(&format!(
-                "    memory      {}\n    cores       {}\n",
-                limits.memory_text(),
-                limits.cores_text()
-            )),
+            Ok(limits) => {
+                text.push_str(&format!("    memory      {}\n", limits.memory_text()));
+                text.push_str(&format!("    cores       {}\n", limits.cores_text()));
+                let sharing = [
+                    ("elastic", limits.elastic_text(), limits.elastic().is_empty()),
+                    ("weight", limits.weight_text(), limits.weights().is_empty()),
+                    ("priority", limits.priority_text(), limits.priorities().is_empty()),
+                ];
+                for (key, said, _) in sharing.iter().filter(|(_, _, is_empty)| !is_empty) {
+                    text.push_str(&format!("    {key:<10}  {said}\n"));
+                }
+            }
             Err(error) => text.push_str(&format!("                {error}\n")),
         }
     }

@@ -13,6 +13,7 @@ mod release;
 mod resume;
 mod run;
 mod set;
+mod sharing;
 mod size;
 mod suspend;
 mod top;

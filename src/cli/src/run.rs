@@ -8,6 +8,7 @@ mod library;
 
 pub use library::find as find_library;
 
+use crate::sharing::SharingOptions;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use std::ffi::{OsStr, OsString};
@@ -39,11 +40,13 @@ pub struct Run {
     /// GPU time limit in percent: 30 for every GPU, or 0=30,GPU-8932f937=12.5 for single ones
     #[arg(long, value_name = "LIMIT")]
     cores: Option<String>,
+    #[command(flatten)]
+    sharing: SharingOptions,
     /// Let the programs be put aside once they have been idle for so long and others need the memory: 60s, 5m
     #[arg(long, value_name = "TIME", conflicts_with = "limits_file")]
     idle_release: Option<String>,
     /// Take the limits from this JSON file
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["memory", "cores"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["memory", "cores", "elastic", "weight", "priority"])]
     limits_file: Option<PathBuf>,
     /// Share the limits with everything else that uses this control file [default: a new one for this run]
     #[arg(long, value_name = "FILE")]
@@ -96,7 +99,7 @@ impl Run {
     }
 
     fn has_limit_options(&self) -> bool {
-        self.memory.is_some() || self.cores.is_some()
+        self.memory.is_some() || self.cores.is_some() || self.sharing.is_given()
     }
 
     /// The limits that will hold in the command, read by the same parser as there.
@@ -110,11 +113,11 @@ impl Run {
         }
         let inherited = |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
         if self.has_limit_options() {
-            let overrides = Overrides {
+            let overrides = self.sharing.beside(Overrides {
                 memory: self.memory.as_deref().map(|text| ("--memory", text)),
                 cores: self.cores.as_deref().map(|text| ("--cores", text)),
                 ..Overrides::default()
-            };
+            });
             let mut limits = Limits::from_overrides(&overrides, &inherited)?;
             // That of a run around this one is no choice of the user's.
             let is_chosen = |path: &String| !is_limits_file(OsStr::new(path));

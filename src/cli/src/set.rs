@@ -3,6 +3,7 @@
 //! Rewrites the slice's limits file, which its programs watch; who may do that is whoever may write to the file. Never
 //! touches the programs, nor the control file, where they could write anything.
 
+use crate::sharing::SharingOptions;
 use crate::{ps, size};
 use anyhow::{Result, bail};
 use clap::Args;
@@ -29,6 +30,8 @@ pub struct Set {
     /// New GPU time limit in percent: 30 for every GPU, 0=30,GPU-8932f937=12.5 for single ones; 100 is no limit
     #[arg(long, value_name = "LIMIT")]
     cores: Option<String>,
+    #[command(flatten)]
+    sharing: SharingOptions,
 }
 
 impl Set {
@@ -70,15 +73,15 @@ impl Set {
 
     /// What is to be changed, checked for form.
     fn change(&self) -> Result<Limits> {
-        if self.memory.is_none() && self.cores.is_none() {
-            bail!("nothing to change: say --memory 6GiB, --cores 50, or both");
+        if self.memory.is_none() && self.cores.is_none() && !self.sharing.is_given() {
+            bail!("nothing to change: say what, such as --memory 6GiB or --cores 50");
         }
         let memory = self.memory.as_deref().filter(|text| *text != NONE);
-        let overrides = Overrides {
+        let overrides = self.sharing.beside(Overrides {
             memory: memory.map(|text| ("--memory", text)),
             cores: self.cores.as_deref().map(|text| ("--cores", text)),
             ..Overrides::default()
-        };
+        });
         // Of the variables here nothing is meant.
         Ok(Limits::from_overrides(&overrides, &|_| None)?)
     }
@@ -103,6 +106,9 @@ fn changes(name: &str, before: &Limits, after: &Limits) -> String {
     let kinds = [
         ("memory", before.memory_text(), after.memory_text()),
         ("cores", before.cores_text(), after.cores_text()),
+        ("elastic", before.elastic_text(), after.elastic_text()),
+        ("weight", before.weight_text(), after.weight_text()),
+        ("priority", before.priority_text(), after.priority_text()),
     ];
     let changed: String = kinds
         .iter()
@@ -129,11 +135,7 @@ fn consequences(snapshot: &Snapshot, before: &Limits, after: &Limits) -> String 
     }
     let gains = [
         ("memory", before.memory().is_empty() && !after.memory().is_empty()),
-        (
-            "compute",
-            before.cores().iter().all(|entry| entry.value.is_whole())
-                && after.cores().iter().any(|entry| !entry.value.is_whole()),
-        ),
+        ("compute", !before.has_compute() && after.has_compute()),
     ];
     for (kind, _) in gains.iter().filter(|(_, gains)| *gains) {
         text.push_str(&format!(

@@ -14,7 +14,7 @@ fn completions_know_every_command_and_option() {
         let output = vcuda(&["completions", shell]);
         assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
         let text = String::from_utf8(output.stdout).unwrap();
-        for word in SUBCOMMANDS.iter().chain(&["memory", "cores", "json", "interval"]) {
+        for word in SUBCOMMANDS.iter().chain(&["memory", "cores", "elastic", "weight", "json", "interval"]) {
             assert!(text.contains(word), "{shell} completions lack {word}");
         }
     }

@@ -6,6 +6,7 @@ use std::process::Command;
 use vcuda_core::compute::{Charge, Measured, monotonic_ns};
 use vcuda_core::control::Control;
 use vcuda_core::device::Uuid;
+use vcuda_core::sharing::{Priority, Sharing, Weight};
 
 const MIB_PAGES: u64 = (1 << 20) / 4096;
 
@@ -58,6 +59,11 @@ fn what_this_process_uses_of_a_share_is_shown() {
     let (words, lost) = account.open();
     assert_eq!(lost, None);
     words.set_share_ppm(125_000);
+    words.set_sharing(Some(Sharing {
+        elastic: true,
+        weight: Weight::new(60).unwrap(),
+        priority: Priority::Normal,
+    }));
     let now_ns = monotonic_ns();
     let charge = Charge { busy_ns: 4_000_000, work_count: 7, done_by_ns: now_ns };
     words.charge(now_ns, charge, 125_000, 30_000_000_000);
@@ -70,7 +76,7 @@ fn what_this_process_uses_of_a_share_is_shown() {
 
     let text = ps(&[], &path);
     assert!(text.contains("  GPU-5b5b5b5b  no memory limit\n"), "{text}");
-    assert!(text.contains("    0.0 % busy of 12.5 %, 500.0 ms used, 2.5 s throttled, debt 3."), "{text}");
+    assert!(text.contains("    0.0 % busy of ≥ 12.5 %, 500.0 ms used, 2.5 s throttled, debt 3."), "{text}");
     let row = format!("{:>11}  {:<16}  500.0 ms         7     2.5 s\n", std::process::id(), "trainer");
     assert!(text.contains(&row), "{text}\nlacks\n{row}");
 
@@ -79,6 +85,8 @@ fn what_this_process_uses_of_a_share_is_shown() {
     let slice = slices.iter().find(|slice| slice["control_file"] == path.to_str().unwrap()).unwrap();
     let compute = &slice["devices"][0]["compute"];
     assert_eq!(compute["share_ppm"], 125_000);
+    let sharing = serde_json::json!({"elastic": true, "weight": 60, "priority": "normal"});
+    assert_eq!(compute["sharing"], sharing);
     assert_eq!(compute["recent_busy_ratio"], 0.0);
     assert_eq!(compute["busy_ns"], 500_000_000);
     assert_eq!(compute["work_count"], 7);

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
+use vcuda_core::limits::{CONTROL_FILE_VARIABLE, LIMIT_VARIABLES, LIMITS_FILE_VARIABLE};
 
 /// A library that every process may be preloaded with.
 fn harmless_library() -> PathBuf {
@@ -17,9 +18,7 @@ fn harmless_library() -> PathBuf {
 fn vcuda(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vcuda"));
     command.args(arguments).env("VCUDA_LIBRARY", harmless_library());
-    for name in
-        ["LD_PRELOAD", "VCUDA_MEMORY_LIMIT", "VCUDA_CORE_LIMIT", "VCUDA_LIMITS_FILE", "VCUDA_CONTROL_FILE"]
-    {
+    for name in ["LD_PRELOAD", LIMITS_FILE_VARIABLE, CONTROL_FILE_VARIABLE].iter().chain(&LIMIT_VARIABLES) {
         command.env_remove(name);
     }
     command
@@ -165,6 +164,33 @@ fn each_kind_of_limit_may_be_given_alone() {
 }
 
 #[test]
+fn how_gpus_are_shared_is_given_beside_the_limits_or_alone() {
+    let script = r#"echo "${VCUDA_ELASTIC-none}${VCUDA_WEIGHT-none}${VCUDA_PRIORITY-none}"; tail -n +3 "$VCUDA_LIMITS_FILE""#;
+    let seen = |arguments: &[&str], variables: &[(&str, &str)]| {
+        let mut command = vcuda(&[&["run"], arguments, &["--", "sh", "-c", script]].concat());
+        stdout(&command.envs(variables.iter().copied()).output().unwrap())
+    };
+    let every = |limits: &str| format!("nonenonenone\n  \"default\": {{ {limits} }} }}\n");
+    assert_eq!(
+        seen(&["--cores", "30", "--elastic", "--weight", "60", "--priority", "high"], &[]),
+        every(r#""cores": 30, "elastic": true, "weight": 60, "priority": "high""#)
+    );
+    assert_eq!(seen(&["--elastic"], &[]), every(r#""elastic": true"#));
+    assert_eq!(seen(&["--elastic=false", "--weight", "7"], &[]), every(r#""elastic": false, "weight": 7"#));
+    let inherited = [("VCUDA_ELASTIC", "1"), ("VCUDA_WEIGHT", "60"), ("VCUDA_PRIORITY", "high")];
+    assert_eq!(seen(&[], &inherited), every(r#""elastic": true, "weight": 60, "priority": "high""#));
+    assert_eq!(
+        seen(&["--weight", "0=30,1=60", "--priority", "normal"], &inherited),
+        "nonenonenone\n  \"default\": { \"elastic\": true, \"priority\": \"normal\" },\n  \"devices\": {\n    \"0\": { \"weight\": 30 \
+         },\n    \"1\": { \"weight\": 60 } } }\n"
+    );
+    for option in ["--elastic", "--weight=30", "--priority=high"] {
+        let both = vcuda(&["run", option, "--limits-file", "/dev/null", "true"]).output().unwrap();
+        assert_eq!(both.status.code(), Some(2), "{option}");
+    }
+}
+
+#[test]
 fn a_limits_file_and_limits_on_the_command_line_do_not_mix() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("limits.json");
@@ -226,6 +252,16 @@ fn mistakes_are_told_before_anything_starts() {
         assert!(told.starts_with("vcuda: --cores: ") && told.contains(problem), "{told}");
     }
     assert!(own_error(&["run", "--cores=-5", "true"]).contains("\"-5\" is negative"));
+    for (option, told) in [
+        ("--elastic=maybe", "vcuda: --elastic: \"maybe\" is neither true nor false; write true or false\n"),
+        (
+            "--weight=0",
+            "vcuda: --weight: \"0\" is no weight; write a whole number from 1 to 10000, such as 30\n",
+        ),
+        ("--priority=urgent", "vcuda: --priority: \"urgent\" is no priority; write normal or high\n"),
+    ] {
+        assert_eq!(own_error(&["run", option, "true"]), told);
+    }
     let missing = own_error(&["run", "--limits-file", "/nowhere.json", "true"]);
     assert!(missing.contains("there is no file \"/nowhere.json\""), "{missing}");
     let nowhere = own_error(&["run", "-m", "1G", "--control-file", "/nowhere/job", "true"]);

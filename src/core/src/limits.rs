@@ -190,13 +190,20 @@ impl Limits {
     /// Whether no limit was configured at all, or none but 100 % of the time, so that programs run as if this
     /// project were absent.
     pub fn is_unlimited(&self) -> bool {
-        self.memory.is_empty()
-            && self.cores.iter().all(|entry| entry.value.is_whole())
-            && !self.says_how_to_share()
+        self.memory.is_empty() && !self.has_compute()
     }
 
-    /// Whether elastic, weight or priority is said of any GPU.
-    fn says_how_to_share(&self) -> bool {
+    /// Whether the time of any GPU is limited, or anything is said of how it is shared.
+    pub fn has_compute(&self) -> bool {
+        self.cores.iter().any(|entry| !entry.value.is_whole()) || self.has_sharing()
+    }
+
+    /// Whether nothing is said of any GPU, not even that it has no limit.
+    pub fn is_empty(&self) -> bool {
+        self.memory.is_empty() && self.cores.is_empty() && !self.has_sharing()
+    }
+
+    fn has_sharing(&self) -> bool {
         !(self.elastic.is_empty() && self.weights.is_empty() && self.priorities.is_empty())
     }
 

@@ -20,6 +20,7 @@ use crate::identity::{self, Identity};
 use crate::liveness;
 use crate::quota::{Holding, Quota, bytes_of_pages};
 use crate::region::Access;
+use crate::sharing::Sharing;
 use crate::slots::ever_claimed;
 use crate::suspension::{self, Suspension};
 
@@ -68,6 +69,8 @@ pub struct DeviceView {
 pub struct ComputeView {
     /// The share last enforced, in parts per million of the device's time; `None` if none is.
     pub share_ppm: Option<u32>,
+    /// How it was last shared with others; `None` if nothing is said of its time.
+    pub sharing: Option<Sharing>,
     /// GPU time used so far, by all processes that ever were.
     pub busy_ns: u64,
     /// Launches, graphs, copies and fills so far.
@@ -243,6 +246,7 @@ fn view_compute(file: &ControlFile, index: DeviceIndex) -> Result<ComputeView, L
     let upto_ns = now_ns.saturating_sub(SETTLING_NS);
     Ok(ComputeView {
         share_ppm: (share_ppm != 0).then_some(share_ppm),
+        sharing: Sharing::from_word(words.sharing.load(Ordering::Relaxed)),
         busy_ns: words.busy_ns.load(Ordering::Relaxed),
         work_count: words.work_count.load(Ordering::Relaxed),
         throttled_ns: words.throttled_ns.load(Ordering::Relaxed),

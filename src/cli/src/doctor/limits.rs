@@ -2,8 +2,11 @@
 
 use super::finding::Finding;
 use crate::size;
-use vcuda_core::limits::{Amount, CORE_LIMIT_VARIABLE, Entry, Gpu, Limits, MEMORY_LIMIT_VARIABLE};
+use vcuda_core::limits::{
+    Amount, CORE_LIMIT_VARIABLE, DeviceEntries, Entry, Gpu, Limits, MEMORY_LIMIT_VARIABLE,
+};
 use vcuda_core::share::Share;
+use vcuda_core::sharing::{Priority, Weight};
 
 /// Findings about the configuration, resolved against `gpus` where there are any.
 pub fn examine(gpus: &[Gpu]) -> Vec<Finding> {
@@ -20,7 +23,7 @@ fn findings(limits: &Limits, gpus: &[Gpu]) -> Vec<Finding> {
     let mut findings: Vec<Finding> =
         limits.warnings.iter().map(|warning| Finding::warning(warning, "remove what is not meant")).collect();
     findings.extend(limits.notes.iter().map(Finding::note));
-    if limits.memory().is_empty() && limits.cores().is_empty() {
+    if limits.is_empty() {
         findings.push(Finding::note(format!(
             "none set here; vcuda run --memory 4GiB --cores 30, {MEMORY_LIMIT_VARIABLE}, {CORE_LIMIT_VARIABLE} or a \
              limits file sets them"
@@ -31,7 +34,13 @@ fn findings(limits: &Limits, gpus: &[Gpu]) -> Vec<Finding> {
         let memory =
             limits.memory().iter().map(|entry| (entry.value.to_string(), &entry.selector, &entry.place));
         let cores = limits.cores().iter().map(|entry| (of_time(entry.value), &entry.selector, &entry.place));
-        let all = memory.chain(cores);
+        let elastic =
+            limits.elastic().iter().map(|entry| (elastic(entry.value), &entry.selector, &entry.place));
+        let weights =
+            limits.weights().iter().map(|entry| (weight(entry.value), &entry.selector, &entry.place));
+        let priorities =
+            limits.priorities().iter().map(|entry| (priority(entry.value), &entry.selector, &entry.place));
+        let all = memory.chain(cores).chain(elastic).chain(weights).chain(priorities);
         findings.extend(all.map(|(limit, gpu, place)| Finding::note(format!("{limit} for {gpu} ({place})"))));
         return findings;
     }
@@ -42,7 +51,7 @@ fn findings(limits: &Limits, gpus: &[Gpu]) -> Vec<Finding> {
                 "GPU {}: {}; {}",
                 gpu.index,
                 memory(entries.memory, gpu),
-                compute(entries.cores)
+                compute(&entries)
             ))
         })),
     }
@@ -57,12 +66,29 @@ fn memory(entry: Option<&Entry<Amount>>, gpu: &Gpu) -> String {
     format!("{about}{} ({place})", size::text(value.of(gpu.physical_bytes)))
 }
 
-/// `30 % of its time (VCUDA_CORE_LIMIT)`.
-fn compute(entry: Option<&Entry<Share>>) -> String {
-    match entry {
-        None => "no compute limit".to_owned(),
-        Some(Entry { value, place, .. }) => format!("{} ({place})", of_time(*value)),
-    }
+/// `30 % of its time (VCUDA_CORE_LIMIT)`, `no compute limit, weight 60 (VCUDA_WEIGHT)`.
+fn compute(entries: &DeviceEntries) -> String {
+    let said = [
+        entries.cores.map(|entry| (of_time(entry.value), &entry.place)),
+        entries.elastic.map(|entry| (elastic(entry.value), &entry.place)),
+        entries.weight.map(|entry| (weight(entry.value), &entry.place)),
+        entries.priority.map(|entry| (priority(entry.value), &entry.place)),
+    ];
+    let said = said.into_iter().flatten().map(|(what, place)| format!("{what} ({place})"));
+    let no_limit = entries.cores.is_none().then(|| "no compute limit".to_owned());
+    no_limit.into_iter().chain(said).collect::<Vec<_>>().join(", ")
+}
+
+fn elastic(is_elastic: bool) -> String {
+    if is_elastic { "elastic".to_owned() } else { "not elastic".to_owned() }
+}
+
+fn weight(weight: Weight) -> String {
+    format!("weight {weight}")
+}
+
+fn priority(priority: Priority) -> String {
+    format!("{priority} priority")
 }
 
 fn of_time(share: Share) -> String {
@@ -111,6 +137,25 @@ mod tests {
                 "30 % of its time for every GPU (CUDA_DEVICE_SM_LIMIT)"
             ]
         );
+        let shared = limits(&[
+            ("VCUDA_CORE_LIMIT", "30"),
+            ("VCUDA_ELASTIC", "true"),
+            ("VCUDA_WEIGHT", "0=60"),
+            ("CUDA_TASK_PRIORITY", "0"),
+        ]);
+        assert_eq!(
+            findings(&shared, &gpus()),
+            [Finding::good(
+                "GPU 0: no memory limit; 30 % of its time (VCUDA_CORE_LIMIT), elastic (VCUDA_ELASTIC), weight 60 \
+                 (VCUDA_WEIGHT), high priority (CUDA_TASK_PRIORITY)"
+            )]
+        );
+        let weight = limits(&[("VCUDA_WEIGHT", "60")]);
+        assert_eq!(
+            findings(&weight, &gpus()),
+            [Finding::good("GPU 0: no memory limit; no compute limit, weight 60 (VCUDA_WEIGHT)")]
+        );
+        assert_eq!(findings(&weight, &[])[0].what, "weight 60 for every GPU (VCUDA_WEIGHT)");
         let whole = limits(&[("VCUDA_CORE_LIMIT", "100")]);
         assert!(findings(&whole, &gpus())[0].what.contains("all of its time, which is no limit"));
     }

@@ -34,6 +34,11 @@ fn device(device: &DeviceView, snapshot: &Snapshot) -> Value {
         "context_bytes_learned": device.context_bytes_learned,
         "compute": {
             "share_ppm": compute.share_ppm,
+            "sharing": compute.sharing.map(|sharing| json!({
+                "elastic": sharing.elastic,
+                "weight": sharing.weight.get(),
+                "priority": sharing.priority.name(),
+            })),
             "recent_busy_ratio": recent_busy_ratio(compute),
             "busy_ns": compute.busy_ns,
             "work_count": compute.work_count,
@@ -71,6 +76,7 @@ mod tests {
     use super::*;
     use vcuda_core::device::{DeviceIndex, Uuid};
     use vcuda_core::identity::Identity;
+    use vcuda_core::sharing::{self, Sharing};
     use vcuda_core::snapshot::{ComputeView, RECENT_NS};
     use vcuda_core::suspension::Suspension;
 
@@ -88,6 +94,7 @@ mod tests {
             context_bytes_learned: 0,
             compute: ComputeView {
                 share_ppm: Some(1),
+                sharing: Sharing::from_word(sharing::HIGH_PRIORITY_BIT | 30),
                 recent_busy_ns: RECENT_NS / 4,
                 ..ComputeView::default()
             },
@@ -111,6 +118,8 @@ mod tests {
         let device = &json["slices"][0]["devices"][0];
         assert_eq!(device["limit_bytes"], Value::Null);
         assert_eq!(device["compute"]["share_ppm"], 1);
+        let sharing = json!({ "elastic": false, "weight": 30, "priority": "high" });
+        assert_eq!(device["compute"]["sharing"], sharing);
         assert_eq!(device["compute"]["recent_busy_ratio"], 0.25);
         assert_eq!(device["processes"].as_array().unwrap().len(), 0);
     }

@@ -3,7 +3,8 @@
 use super::{living, recent_busy_ratio};
 use crate::{duration, size};
 use vcuda_core::share::Share;
-use vcuda_core::snapshot::{DeviceView, HoldingView, ProcessView, Snapshot};
+use vcuda_core::sharing::{Priority, Sharing, Weight};
+use vcuda_core::snapshot::{ComputeView, DeviceView, HoldingView, ProcessView, Snapshot};
 use vcuda_core::suspension::Phase;
 
 /// Columns for a process's name: as many as the kernel keeps of it.
@@ -91,7 +92,7 @@ pub fn has_memory(device: &DeviceView) -> bool {
 
 /// Whether GPU time is counted on the device.
 pub fn has_compute(device: &DeviceView) -> bool {
-    device.compute.share_ppm.is_some() || device.compute.work_count > 0
+    device.compute.share_ppm.is_some() || device.compute.sharing.is_some() || device.compute.work_count > 0
 }
 
 /// The heads of the columns that [`row`] fills.
@@ -193,12 +194,25 @@ pub fn of_quota(device: &DeviceView) -> String {
     text
 }
 
+/// `30 %`; `≥ 30 %` of an elastic share. `None` without a share.
+pub fn share_text(compute: &ComputeView) -> Option<String> {
+    let least = if compute.sharing.is_some_and(|sharing| sharing.elastic) { "≥ " } else { "" };
+    compute.share_ppm.and_then(Share::from_ppm).map(|share| format!("{least}{share}"))
+}
+
+/// How the device is shared with others, where that is not what comes of the share alone.
+pub fn sharing_text(compute: &ComputeView) -> Option<String> {
+    let share = compute.share_ppm.and_then(Share::from_ppm);
+    let usual = Sharing { elastic: false, weight: Weight::of_share(share), priority: Priority::Normal };
+    compute.sharing.filter(|sharing| share.is_none() || *sharing != usual).map(|sharing| sharing.to_string())
+}
+
 /// `29.8 % busy of 30 %, 12.4 s used, 28.9 s throttled, debt 3.1 ms`.
 pub fn of_share(device: &DeviceView) -> String {
     let compute = &device.compute;
     let now = format!("{:.1} % busy", recent_busy_ratio(compute) * 100.0);
     let (busy, throttled) = (duration::text(compute.busy_ns), duration::text(compute.throttled_ns));
-    let Some(share) = compute.share_ppm.and_then(Share::from_ppm) else {
+    let Some(share) = share_text(compute) else {
         return format!("{now}, no compute limit, {busy} used, {throttled} throttled");
     };
     let debt = match compute.debt_ns {
@@ -231,7 +245,8 @@ mod tests {
     use super::*;
     use vcuda_core::device::{DeviceIndex, Uuid};
     use vcuda_core::identity::Identity;
-    use vcuda_core::snapshot::{ComputeView, HoldingView};
+    use vcuda_core::sharing::{ELASTIC_BIT, HIGH_PRIORITY_BIT};
+    use vcuda_core::snapshot::HoldingView;
     use vcuda_core::suspension::Suspension;
 
     const MIB: u64 = 1 << 20;
@@ -301,6 +316,7 @@ mod tests {
     fn share(mut device: DeviceView) -> DeviceView {
         device.compute = ComputeView {
             share_ppm: Some(333_333),
+            sharing: Sharing::from_word(ELASTIC_BIT | 33),
             busy_ns: 599_990_000_000,
             work_count: 99_999_999,
             throttled_ns: 35_990_000_000_000,
@@ -324,7 +340,7 @@ mod tests {
             text,
             "/run/job/control\n\
              \x20 GPU-aa202020  200 MiB of 4.00 GiB (4 %), peak 2.10 GiB, 3 refused\n\
-             \x20   33.3 % busy of 33.3333 %, 599.9 s used, 599.8 min throttled, debt 29.9 s\n\
+             \x20   33.3 % busy of ≥ 33.3333 %, 599.9 s used, 599.8 min throttled, debt 29.9 s\n\
              \x20       PID  PROCESS              HOLDS  CONTEXTS  GPU TIME     CALLS THROTTLED\n\
              \x20        22  python3            200 MiB   100 MiB   599.9 s     123 M 599.8 min\n"
         );
@@ -334,9 +350,31 @@ mod tests {
         device.used_bytes = 0;
         worker.devices[0].used_bytes = 0;
         let text = slices(&[snapshot(vec![device], vec![worker])], 1);
-        assert!(text.contains("  GPU-aa202020  no memory limit\n    33.3 % busy of 33.3333 %, "), "{text}");
+        assert!(text.contains("  GPU-aa202020  no memory limit\n    33.3 % busy of ≥ 33.3333 %, "), "{text}");
         assert!(text.contains("        PID  PROCESS           GPU TIME     CALLS THROTTLED\n"), "{text}");
         assert!(text.ends_with("         22  python3            599.9 s     123 M 599.8 min\n"), "{text}");
+    }
+
+    #[test]
+    fn sharing_is_told_where_it_does_not_come_of_the_share() {
+        let mut compute = ComputeView { share_ppm: Some(300_000), ..ComputeView::default() };
+        let mut told = |word: u64| {
+            compute.sharing = Sharing::from_word(word);
+            (share_text(&compute), sharing_text(&compute))
+        };
+        let [share, least] = ["30 %", "≥ 30 %"].map(|text| Some(text.to_owned()));
+        assert_eq!(told(0), (share.clone(), None));
+        assert_eq!(told(30), (share.clone(), None));
+        assert_eq!(told(31), (share.clone(), Some("weight 31".into())));
+        assert_eq!(told(ELASTIC_BIT | 30), (least, Some("elastic, weight 30".into())));
+        assert_eq!(told(HIGH_PRIORITY_BIT | 30), (share, Some("weight 30, high priority".into())));
+        compute.share_ppm = None;
+        assert_eq!(
+            (share_text(&compute), sharing_text(&compute)),
+            (None, Some("weight 30, high priority".into()))
+        );
+        compute.sharing = Sharing::from_word(100);
+        assert_eq!(sharing_text(&compute), Some("weight 100".into()), "it takes part, without a share");
     }
 
     #[test]

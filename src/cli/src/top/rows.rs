@@ -2,7 +2,7 @@
 //!
 //! Owns the arithmetic from counters to rates.
 
-use crate::ps::{living, recent_busy_ratio};
+use crate::ps::{self, living, recent_busy_ratio};
 use anyhow::Result;
 use std::path::PathBuf;
 use vcuda_core::compute::monotonic_ns;
@@ -58,6 +58,10 @@ pub struct SliceRow {
     /// Part of the GPU's time, 0 to 1.
     pub busy_ratio: f64,
     pub share: Option<Share>,
+    /// The share as it is shown; `None` without one.
+    pub share_text: Option<String>,
+    /// How the GPU is shared with others, where that is not what comes of the share alone.
+    pub sharing_text: Option<String>,
     /// Seconds that calls were held back in a second, summed over threads.
     pub throttled_ratio: f64,
     pub processes: Vec<ProcessRow>,
@@ -196,6 +200,8 @@ fn row(snapshot: &Snapshot, device: &DeviceView, before: Option<&Before>, own_na
         refused_count: device.refused_count,
         busy_ratio,
         share: compute.share_ppm.and_then(Share::from_ppm),
+        share_text: ps::text::share_text(compute),
+        sharing_text: ps::text::sharing_text(compute),
         throttled_ratio,
         processes: living(snapshot).filter_map(process).collect(),
     }

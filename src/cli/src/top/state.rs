@@ -184,6 +184,7 @@ pub mod tests {
     use super::*;
     use vcuda_core::device::{DeviceIndex, Uuid};
     use vcuda_core::identity::Identity;
+    use vcuda_core::sharing::Sharing;
     use vcuda_core::snapshot::{ComputeView, DeviceView, HoldingView, ProcessView, Snapshot};
 
     const GIB: u64 = 1 << 30;
@@ -237,9 +238,14 @@ pub mod tests {
 
     /// Three slices, a second apart.
     pub fn seen() -> State {
+        seen_sharing(None)
+    }
+
+    /// The same, all of them sharing their GPU so.
+    pub fn seen_sharing(sharing: Option<Sharing>) -> State {
         let mut state = State::new(Duration::from_secs(1));
         for second in 0..8 {
-            let slices = vec![
+            let mut slices = vec![
                 slice(
                     "training",
                     50,
@@ -248,6 +254,9 @@ pub mod tests {
                 slice("serving", 30, &[("triton", 7, 290 * second, 650 * second)]),
                 slice("notebook", 10, &[("ipykernel", 2, 0, 0)]),
             ];
+            for device in slices.iter_mut().flat_map(|slice| &mut slice.devices) {
+                device.compute.sharing = sharing;
+            }
             state.see(Look { at_ns: (100 + second) * SECOND_NS, slices });
         }
         state

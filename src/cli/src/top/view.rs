@@ -15,6 +15,8 @@ use std::collections::VecDeque;
 const LABEL_COLUMNS: usize = 10;
 /// Columns of the words beside a bar: `1023.9 MiB of 1023.9 MiB 100 %`.
 const WORDS_COLUMNS: usize = 31;
+/// Columns that a slice's name has before how it shares its GPU is told.
+const NAME_COLUMNS: usize = 16;
 /// Columns of a bar at least.
 const BAR_COLUMNS: usize = 16;
 /// Eighths of a character, from the bottom.
@@ -162,7 +164,15 @@ fn slice_lines(state: &State, row: &SliceRow, columns: usize, palette: Palette) 
     if row.throttled_ratio > 0.0 {
         right.push_str(&format!("throttled {:.0} %   ", row.throttled_ratio * 100.0));
     }
-    right.push_str(&format!("{} ", short(&row.device.to_string())));
+    let device = format!("{} ", short(&row.device.to_string()));
+    // Narrow terminals have room for the name before anything else.
+    let taken = right.chars().count() + device.chars().count() + NAME_COLUMNS;
+    if let Some(sharing) = &row.sharing_text
+        && taken + sharing.chars().count() + "   ".len() <= columns
+    {
+        right.push_str(&format!("{sharing}   "));
+    }
+    right.push_str(&device);
     let room = columns.saturating_sub(right.chars().count() + 2);
     let left = vec![Span::styled(format!(" {}", end_of(&row.name, room)), bold)];
     let history = state.history(row);
@@ -177,7 +187,7 @@ fn slice_lines(state: &State, row: &SliceRow, columns: usize, palette: Palette) 
         None if row.used_bytes == 0 => "no limit".to_owned(),
         None => format!("{}, no limit", size::text(row.used_bytes)),
     };
-    let share = match row.share {
+    let share = match &row.share_text {
         Some(share) => format!("{:.1} % of {share}", row.busy_ratio * 100.0),
         None => format!("{:.1} %, no limit", row.busy_ratio * 100.0),
     };
@@ -310,9 +320,10 @@ pub fn help() -> Vec<Line<'static>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::state::tests::seen;
+    use super::super::state::tests::{seen, seen_sharing};
     use super::super::text::frame;
     use super::*;
+    use vcuda_core::sharing::{ELASTIC_BIT, HIGH_PRIORITY_BIT, Sharing};
 
     #[test]
     fn a_frame_of_eighty_columns() {
@@ -340,13 +351,32 @@ mod tests {
 
     #[test]
     fn no_line_is_wider_than_the_screen() {
-        let state = seen();
-        for columns in [60, 80, 100, 132, 200] {
-            for line in frame(&state, columns).lines() {
-                assert!(line.chars().count() <= usize::from(columns), "{columns}: {line}");
+        for state in [seen(), seen_with_most_words()] {
+            for columns in [60, 80, 100, 132, 200] {
+                for line in frame(&state, columns).lines() {
+                    assert!(line.chars().count() <= usize::from(columns), "{columns}: {line}");
+                }
             }
         }
         assert!(help().iter().all(|line| line.width() <= 100));
+    }
+
+    /// All slices are elastic, of the largest weight, and of high priority.
+    fn seen_with_most_words() -> State {
+        seen_sharing(Sharing::from_word(ELASTIC_BIT | HIGH_PRIORITY_BIT | 10_000))
+    }
+
+    #[test]
+    fn sharing_is_shown_beside_the_name_where_there_is_room() {
+        let wide = frame(&seen_with_most_words(), 100);
+        let line = "3 refused   throttled 20 %   elastic, weight 10000, high priority   GPU-aa202020";
+        assert!(wide.contains(line), "{wide}");
+        assert!(wide.contains("45.0 % of ≥ 50 %"), "{wide}");
+        let narrow = frame(&seen_with_most_words(), 80);
+        assert!(
+            narrow.contains(" /run/training                        3 refused   throttled 20 %   GPU-aa"),
+            "{narrow}"
+        );
     }
 
     #[test]

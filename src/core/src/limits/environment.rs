@@ -69,7 +69,7 @@ pub(super) fn load_over(overrides: &Overrides, environment: Environment) -> Resu
     limits.idle_release = environment(IDLE_RELEASE_VARIABLE)
         .map(|text| parse_span(IDLE_RELEASE_VARIABLE, &text))
         .transpose()?;
-    if limits.memory.is_empty() && limits.cores.is_empty() && !limits.says_how_to_share() {
+    if limits.is_empty() {
         limits.source = Source::Nothing;
     }
     limits.warnings.extend(limits.memory.iter().filter_map(small_amount_warning));

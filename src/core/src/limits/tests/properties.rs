@@ -21,6 +21,12 @@ fn nearly_a_share() -> impl Strategy<Value = String> {
     ]
 }
 
+/// Has `entries` say `value` of what `selector` names, if there is one.
+fn replace<T>(entries: &mut Vec<Entry<T>>, selector: Selector, value: Option<T>) {
+    entries.retain(|entry| entry.selector != selector);
+    entries.extend(value.map(|value| Entry { selector, value, place: "here".to_owned() }));
+}
+
 /// A JSON value whose objects have distinct keys.
 fn json() -> impl Strategy<Value = serde_json::Value> {
     let leaf = prop_oneof![
@@ -32,8 +38,12 @@ fn json() -> impl Strategy<Value = serde_json::Value> {
     leaf.prop_recursive(4, 32, 4, |inner| {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..4).prop_map(Into::into),
-            prop::collection::btree_map("(memory|cores|devices|default|version|\\PC{0,4})", inner, 0..5)
-                .prop_map(|members| serde_json::Value::Object(members.into_iter().collect())),
+            prop::collection::btree_map(
+                "(memory|cores|elastic|weight|priority|devices|default|version|\\PC{0,4})",
+                inner,
+                0..5
+            )
+            .prop_map(|members| serde_json::Value::Object(members.into_iter().collect())),
         ]
     })
 }
@@ -98,6 +108,54 @@ proptest! {
             }
             Err(mistake) => prop_assert!(!mistake.to_string().contains('\n')),
         }
+    }
+
+    #[test]
+    fn any_text_is_sharing_or_a_one_line_mistake(
+        variable in 0..3usize,
+        text in prop_oneof![
+            "[ ]?(true|false|0|1|high|normal|[0-9]{1,6})[ ]?",
+            "(([0-2]|GPU-(aa|ab|cd)[0-9a-f]{0,2})=(true|0|high|normal|[0-9]{1,6}),?){0,3}",
+            "\\PC{0,60}",
+        ],
+    ) {
+        let variable = [ELASTIC_VARIABLE, WEIGHT_VARIABLE, PRIORITY_VARIABLE][variable];
+        match World::variables(&[(variable, &text)]).load() {
+            Ok(limits) => {
+                prop_assert!(!limits.is_unlimited(), "{text:?} was read as nothing");
+                if let Ok(resolved) = limits.resolve(&gpus()) {
+                    prop_assert!(resolved.iter().any(|limits| limits.sharing.is_some()));
+                    prop_assert!(resolved.iter().all(|limits| limits.share.is_none()));
+                }
+            }
+            Err(mistake) => {
+                prop_assert!(!mistake.to_string().contains('\n'));
+                prop_assert_eq!(mistake.place(), variable);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_written_reads_as_the_same(
+        limits in prop::collection::vec((
+            0..4usize,
+            prop::option::of(1..1_000_000u32),
+            prop::option::of(any::<bool>()),
+            prop::option::of(1..=10_000u32),
+            prop::option::of(any::<bool>()),
+        ), 0..4),
+    ) {
+        let mut written = Limits::none(Source::Environment);
+        for (gpu, cores, elastic, weight, is_high) in limits {
+            let selector = || if gpu == 3 { Selector::Every } else { Selector::Index(gpu as u32) };
+            let priority = is_high.map(|is_high| if is_high { Priority::High } else { Priority::Normal });
+            replace(&mut written.cores, selector(), cores.and_then(Share::from_ppm));
+            replace(&mut written.elastic, selector(), elastic);
+            replace(&mut written.weights, selector(), weight.and_then(Weight::new));
+            replace(&mut written.priorities, selector(), priority);
+        }
+        let read = parse_file(Path::new("/limits.json"), Source::SystemFile, written.to_text().as_bytes());
+        prop_assert_eq!(read.unwrap().resolve(&gpus()), written.resolve(&gpus()));
     }
 
     #[test]
