@@ -113,46 +113,56 @@ fn mistake(place: &str, text: &str, problem: &str, remedy: &str) -> LimitsError 
     LimitsError::new(place, format!("{} {problem}", quoted(text.trim())), remedy)
 }
 
-/// Reads one value for every GPU, such as `4GiB`, or one for each, such as `0=4GiB,GPU-8932f937=50%`.
-pub(super) fn parse_list<T: Quantity>(place: &str, text: &str) -> Result<Vec<Entry<T>>, LimitsError> {
-    let mut entries = Vec::new();
-    for (selector, text) in split_list(place, text, T::LIST_REMEDY)? {
-        let value = T::parse(place, text)?;
-        push(&mut entries, Entry { selector, value, place: place.to_owned() })?;
+/// Adds what `text`, found at `place`, says of the GPUs that are selected, unless something is said of them already.
+#[inline(never)]
+pub(super) fn add<T: Quantity>(
+    entries: &mut Vec<Entry<T>>,
+    selector: &Selector,
+    place: &str,
+    text: &str,
+) -> Result<(), LimitsError> {
+    for other in entries.iter() {
+        other.selector.check_other(selector, place)?;
     }
-    Ok(entries)
+    let value = T::parse(place, text)?;
+    let (selector, place) = owned(selector, place);
+    entries.push(Entry { selector, value, place });
+    Ok(())
 }
 
-/// What is the same for all kinds of limits is here, in [`given_twice`] and in [`positions`] once for all of them: a copy for
-/// each would be a large part of the library.
+/// Reads one value for every GPU, such as `4GiB`, or one for each, such as `0=4GiB,GPU-8932f937=50%`.
+pub(super) fn add_list<T: Quantity>(
+    entries: &mut Vec<Entry<T>>,
+    place: &str,
+    text: &str,
+) -> Result<(), LimitsError> {
+    split_list(place, text, T::LIST_REMEDY, &mut |selector, text| add(entries, selector, place, text))
+}
+
+/// What is the same for all kinds of limits is here and in [`positions`] once for all of them: a copy for each would be a
+/// large part of the library.
 #[inline(never)]
-fn split_list<'t>(place: &str, text: &'t str, remedy: &str) -> Result<Vec<(Selector, &'t str)>, LimitsError> {
-    let mut items = Vec::new();
+fn split_list(
+    place: &str,
+    text: &str,
+    remedy: &str,
+    add: &mut dyn FnMut(&Selector, &str) -> Result<(), LimitsError>,
+) -> Result<(), LimitsError> {
     if !text.contains(['=', ',']) {
-        items.push((Selector::Every, text));
-        return Ok(items);
+        return add(&Selector::Every, text);
     }
     for item in text.split(',') {
         let Some((gpu, value)) = item.split_once('=') else {
             return Err(mistake(place, item, "does not say which GPU it is for", remedy));
         };
-        items.push((Selector::parse(place, gpu)?, value));
+        add(&Selector::parse(place, gpu)?, value)?;
     }
-    Ok(items)
-}
-
-/// Adds `entry` unless its GPU already has one.
-pub(super) fn push<T>(entries: &mut Vec<Entry<T>>, entry: Entry<T>) -> Result<(), LimitsError> {
-    if entries.iter().any(|other| other.selector == entry.selector) {
-        return Err(given_twice(&entry.place, &entry.selector));
-    }
-    entries.push(entry);
     Ok(())
 }
 
 #[inline(never)]
-fn given_twice(place: &str, selector: &Selector) -> LimitsError {
-    LimitsError::new(place, format!("{selector} is given twice"), "give each GPU one limit")
+fn owned(selector: &Selector, place: &str) -> (Selector, String) {
+    (selector.clone(), place.to_owned())
 }
 
 /// Puts the entry that holds for each of `gpus` into its `field` of `all`, in their order. Fails if one names a GPU that
@@ -163,26 +173,30 @@ pub(super) fn choose<'e, T, A>(
     all: &mut [A],
     field: fn(&mut A) -> &mut Option<&'e Entry<T>>,
 ) -> Result<(), LimitsError> {
-    let names: Vec<(&Selector, &str)> =
-        entries.iter().map(|entry| (&entry.selector, entry.place.as_str())).collect();
-    for (one, position) in all.iter_mut().zip(positions(&names, gpus)?) {
+    let name = |position: usize| entries.get(position).map(|entry| (&entry.selector, entry.place.as_str()));
+    for (one, position) in all.iter_mut().zip(positions(&name, gpus)?) {
         *field(one) = position.and_then(|position| entries.get(position));
     }
     Ok(())
 }
 
-/// Of the entries with these selectors and places, the position of the one that holds for each of `gpus`.
+/// Of entries whose selectors and places `name` tells, the position of the one that holds for each of `gpus`.
 #[inline(never)]
-fn positions(entries: &[(&Selector, &str)], gpus: &[Gpu]) -> Result<Vec<Option<usize>>, LimitsError> {
-    let every = entries.iter().position(|(selector, _)| **selector == Selector::Every);
+fn positions<'e>(
+    name: &dyn Fn(usize) -> Option<(&'e Selector, &'e str)>,
+    gpus: &[Gpu],
+) -> Result<Vec<Option<usize>>, LimitsError> {
+    let mut every = None;
     let mut chosen: Vec<Option<usize>> = vec![None; gpus.len()];
-    for (position, (selector, place)) in entries.iter().enumerate() {
-        if **selector == Selector::Every {
+    for position in 0.. {
+        let Some((selector, place)) = name(position) else { break };
+        if *selector == Selector::Every {
+            every = Some(position);
             continue;
         }
         let gpu = selector.find(gpus).map_err(|error| error.at(place))?;
         let Some(slot) = chosen.get_mut(gpu) else { continue };
-        if let Some((other, _)) = slot.and_then(|other| entries.get(other)) {
+        if let Some((other, _)) = slot.and_then(name) {
             return Err(LimitsError::new(
                 place,
                 format!("{other} and {selector} are the same GPU"),
@@ -191,5 +205,6 @@ fn positions(entries: &[(&Selector, &str)], gpus: &[Gpu]) -> Result<Vec<Option<u
         }
         *slot = Some(position);
     }
-    Ok(chosen.into_iter().map(|position| position.or(every)).collect())
+    chosen.iter_mut().for_each(|position| *position = position.or(every));
+    Ok(chosen)
 }

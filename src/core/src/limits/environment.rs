@@ -2,7 +2,7 @@
 //! command line puts in their place.
 
 use super::amount::parse_or_zero;
-use super::entry::{parse_list, push, share_mistake};
+use super::entry::{add_list, share_mistake};
 use super::error::quoted;
 use super::{
     Amount, CONTROL_FILE_VARIABLE, CORE_LIMIT_VARIABLE, ELASTIC_VARIABLE, Entry, Environment,
@@ -44,46 +44,64 @@ pub(super) fn load(environment: Environment) -> Result<Limits, LimitsError> {
 /// The limits of `overrides`, and of the variables for what those leave open.
 pub(super) fn load_over(overrides: &Overrides, environment: Environment) -> Result<Limits, LimitsError> {
     let mut limits = Limits::none(Source::Environment);
-    let own = |given: Option<(&str, &str)>, variable: &str| match given {
-        Some((place, text)) => Some((place.to_owned(), text.to_owned())),
-        None => environment(variable).map(|text| (variable.to_owned(), text)),
-    };
-    limits.memory = match own(overrides.memory, MEMORY_LIMIT_VARIABLE) {
-        Some((place, text)) => parse_list(&place, &text)?,
-        None => hami_memory(environment)?,
-    };
-    limits.cores = match own(overrides.cores, CORE_LIMIT_VARIABLE) {
-        Some((place, text)) => parse_list(&place, &text)?,
-        None => hami_cores(environment, &mut limits)?,
-    };
-    if let Some((place, text)) = own(overrides.elastic, ELASTIC_VARIABLE) {
-        limits.elastic = parse_list(&place, &text)?;
+    let own = |given, variable, add: Add| add_own(given, variable, environment, add);
+    if !own(overrides.memory, MEMORY_LIMIT_VARIABLE, &mut |place, text| {
+        add_list(&mut limits.memory, place, text)
+    })? {
+        limits.memory = hami_memory(environment)?;
     }
-    if let Some((place, text)) = own(overrides.weight, WEIGHT_VARIABLE) {
-        limits.weights = parse_list(&place, &text)?;
+    if !own(overrides.cores, CORE_LIMIT_VARIABLE, &mut |place, text| {
+        add_list(&mut limits.cores, place, text)
+    })? {
+        limits.cores = hami_cores(environment, &mut limits)?;
     }
-    limits.priorities = match own(overrides.priority, PRIORITY_VARIABLE) {
-        Some((place, text)) => parse_list(&place, &text)?,
-        None => hami_priority(environment),
-    };
+    own(overrides.elastic, ELASTIC_VARIABLE, &mut |place, text| add_list(&mut limits.elastic, place, text))?;
+    own(overrides.weight, WEIGHT_VARIABLE, &mut |place, text| add_list(&mut limits.weights, place, text))?;
+    if !own(overrides.priority, PRIORITY_VARIABLE, &mut |place, text| {
+        add_list(&mut limits.priorities, place, text)
+    })? {
+        hami_priority(environment, &mut limits)?;
+    }
     limits.idle_release = environment(IDLE_RELEASE_VARIABLE)
         .map(|text| parse_span(IDLE_RELEASE_VARIABLE, &text))
         .transpose()?;
     if limits.is_empty() {
         limits.source = Source::Nothing;
     }
-    limits.warnings.extend(limits.memory.iter().filter_map(small_amount_warning));
+    warn_of_small_amounts(&mut limits);
     Ok(limits)
 }
 
+/// Adds what a text says that was found at a place.
+type Add<'a> = &'a mut dyn FnMut(&str, &str) -> Result<(), LimitsError>;
+
+/// Adds what is given, or else what the variable says. False if there is neither.
+#[inline(never)]
+fn add_own(
+    given: Option<(&str, &str)>,
+    variable: &str,
+    environment: Environment,
+    add: Add,
+) -> Result<bool, LimitsError> {
+    match (given, environment(variable)) {
+        (Some((place, text)), _) => add(place, text)?,
+        (None, Some(text)) => add(variable, &text)?,
+        (None, None) => return Ok(false),
+    }
+    Ok(true)
+}
+
 /// Says so where an amount looks like a forgotten unit.
-pub(super) fn small_amount_warning(entry: &Entry<Amount>) -> Option<String> {
-    match entry.value {
-        Amount::Bytes(bytes) if bytes < SMALLEST_USEFUL_BYTES => Some(format!(
-            "{}: {bytes} bytes can't hold a CUDA context; did you mean {bytes}GiB or {bytes}MiB?",
-            entry.place
-        )),
-        _ => None,
+#[inline(never)]
+pub(super) fn warn_of_small_amounts(limits: &mut Limits) {
+    for Entry { value, place, .. } in &limits.memory {
+        if let Amount::Bytes(bytes) = value
+            && *bytes < SMALLEST_USEFUL_BYTES
+        {
+            limits.warnings.push(format!(
+                "{place}: {bytes} bytes can't hold a CUDA context; did you mean {bytes}GiB or {bytes}MiB?"
+            ));
+        }
     }
 }
 
@@ -121,14 +139,13 @@ fn hami_cores(environment: Environment, limits: &mut Limits) -> Result<Vec<Entry
 }
 
 /// Reads HAMi's priority as HAMi does: 0 is high. Anything else is what holds anyway.
-fn hami_priority(environment: Environment) -> Vec<Entry<Priority>> {
-    let is_high = environment(HAMI_PRIORITY_VARIABLE).is_some_and(|text| text.trim() == "0");
-    let high = || Entry {
-        selector: Selector::Every,
-        value: Priority::High,
-        place: HAMI_PRIORITY_VARIABLE.to_owned(),
-    };
-    is_high.then(high).into_iter().collect()
+fn hami_priority(environment: Environment, limits: &mut Limits) -> Result<(), LimitsError> {
+    match environment(HAMI_PRIORITY_VARIABLE) {
+        Some(text) if text.trim() == "0" => {
+            add_list(&mut limits.priorities, HAMI_PRIORITY_VARIABLE, Priority::High.name())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Reads `variable` for every GPU, and with an index for single ones, which outrank it.
@@ -138,12 +155,29 @@ fn hami<T>(
     mut parse: impl FnMut(&str, &str) -> Result<Option<T>, LimitsError>,
 ) -> Result<Vec<Entry<T>>, LimitsError> {
     let mut entries = Vec::new();
-    let indexed = (0..HAMI_INDICES).map(|index| (Selector::Index(index), format!("{variable}_{index}")));
-    for (selector, place) in std::iter::once((Selector::Every, variable.to_owned())).chain(indexed) {
-        let Some(text) = environment(&place) else { continue };
-        if let Some(value) = parse(&place, &text)? {
-            push(&mut entries, Entry { selector, value, place })?;
+    hami_texts(environment, variable, &mut |selector, place, text| {
+        if let Some(value) = parse(place, text)? {
+            entries.push(Entry { selector, value, place: place.to_owned() });
+        }
+        Ok(())
+    })?;
+    Ok(entries)
+}
+
+#[inline(never)]
+fn hami_texts(
+    environment: Environment,
+    variable: &str,
+    add: &mut dyn FnMut(Selector, &str, &str) -> Result<(), LimitsError>,
+) -> Result<(), LimitsError> {
+    if let Some(text) = environment(variable) {
+        add(Selector::Every, variable, &text)?;
+    }
+    for index in 0..HAMI_INDICES {
+        let place = format!("{variable}_{index}");
+        if let Some(text) = environment(&place) {
+            add(Selector::Index(index), &place, &text)?;
         }
     }
-    Ok(entries)
+    Ok(())
 }

@@ -12,12 +12,13 @@
 //! MIG UUID (its start will do), or by the GPU's number in `nvidia-smi`. A key that is not listed here is an error, and so
 //! is one given twice.
 
-use super::entry::{Quantity, push};
-use super::environment::small_amount_warning;
+use super::entry::{Quantity, add};
+use super::environment::warn_of_small_amounts;
 use super::error::quoted;
 use super::json_keys::{JsonKeys, join, line_and_column};
 use super::{Entry, Limits, LimitsError, Selector, Source, control_path, parse_span};
 use serde_json::{Map, Value};
+use std::borrow::Cow;
 use std::fs::OpenOptions;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -119,7 +120,7 @@ impl File<'_> {
             let selector = Selector::parse(&self.place(&path), key)?;
             self.add_entries(&mut limits, &path, selector, value)?;
         }
-        limits.warnings.extend(limits.memory.iter().filter_map(small_amount_warning));
+        warn_of_small_amounts(&mut limits);
         Ok(limits)
     }
 
@@ -151,32 +152,47 @@ impl File<'_> {
                 "it must have \"memory\": \"4GiB\", \"cores\": 30, or another limit",
             ));
         }
-        let at = (path, object, &selector);
-        self.add(&mut limits.memory, at, "memory")?;
-        self.add(&mut limits.cores, at, "cores")?;
-        self.add(&mut limits.elastic, at, "elastic")?;
-        self.add(&mut limits.weights, at, "weight")?;
-        self.add(&mut limits.priorities, at, "priority")
+        let at = (path, object);
+        self.add(&mut limits.memory, at, "memory", &selector)?;
+        self.add(&mut limits.cores, at, "cores", &selector)?;
+        self.add(&mut limits.elastic, at, "elastic", &selector)?;
+        self.add(&mut limits.weights, at, "weight", &selector)?;
+        self.add(&mut limits.priorities, at, "priority", &selector)
     }
 
-    /// Adds what `key` says in the object that is at this path and is for these GPUs, if it is there.
+    /// Adds what `key` says in the object at a path, if it is there.
     fn add<T: Quantity>(
         &self,
         entries: &mut Vec<Entry<T>>,
-        (path, object, selector): (&str, &Map<String, Value>, &Selector),
+        at: (&str, &Map<String, Value>),
         key: &str,
+        selector: &Selector,
     ) -> Result<(), LimitsError> {
-        let Some(value) = object.get(key) else { return Ok(()) };
-        let path = join(path, key);
-        if !T::is_expected(value) {
-            return Err(self.wrong_type(&path, value, T::EXPECTED));
+        match self.text(at, key, T::is_expected, T::EXPECTED)? {
+            Some((place, text)) => add(entries, selector, &place, &text),
+            None => Ok(()),
         }
-        let place = self.place(&path);
-        let value = match value {
-            Value::String(text) => T::parse(&place, text)?,
-            other => T::parse(&place, &other.to_string())?,
+    }
+
+    /// Where `key` is in the object at a path, and its value as it would be written in a variable. `None` if it is not there.
+    #[inline(never)]
+    fn text<'v>(
+        &self,
+        (path, object): (&str, &'v Map<String, Value>),
+        key: &str,
+        is_expected: fn(&Value) -> bool,
+        expected: &str,
+    ) -> Result<Option<(String, Cow<'v, str>)>, LimitsError> {
+        let Some(value) = object.get(key) else { return Ok(None) };
+        let path = join(path, key);
+        let text = match value {
+            value if !is_expected(value) => return Err(self.wrong_type(&path, value, expected)),
+            Value::Number(number) => number.to_string().into(),
+            Value::Bool(true) => "true".into(),
+            Value::Bool(false) => "false".into(),
+            other => other.as_str().unwrap_or_default().into(),
         };
-        push(entries, Entry { selector: selector.clone(), value, place })
+        Ok(Some((self.place(&path), text)))
     }
 
     fn string<'v>(&self, path: &str, value: &'v Value, expected: &str) -> Result<&'v str, LimitsError> {

@@ -59,6 +59,19 @@ impl Selector {
         (known_kind && well_formed).then(|| Selector::Uuid(start.to_ascii_lowercase()))
     }
 
+    /// Fails if the one found at `place` is the same.
+    #[inline(never)]
+    pub(super) fn check_other(&self, other: &Selector, place: &str) -> Result<(), LimitsError> {
+        if self == other {
+            return Err(LimitsError::new(
+                place,
+                format!("{other} is given twice"),
+                "give each GPU one limit",
+            ));
+        }
+        Ok(())
+    }
+
     /// The position in `gpus` of the one that is meant. The error has no place yet.
     pub(super) fn find(&self, gpus: &[Gpu]) -> Result<usize, LimitsError> {
         let is_meant = |gpu: &Gpu| match self {
