@@ -1,7 +1,7 @@
 /*
  * vcuda.h - the control file of vcuda: who holds how much of which GPU.
  *
- * One file per container, mapped by every CUDA process under a limit. This header is its C ABI, version 3, and
+ * One file per container, mapped by every CUDA process under a limit. This header is its C ABI, version 4, and
  * all a reader needs; see examples/read-control. It is written by hand; a test compiles it and compares every
  * size and offset with the library's own.
  *
@@ -41,6 +41,7 @@ extern "C" {
 #define VCUDA_NAME_BYTES 32
 #define VCUDA_LOCK_BASE (UINT64_C(1) << 30)
 #define VCUDA_UNLIMITED UINT64_MAX
+#define VCUDA_SEAT_CAPACITY 63
 #define VCUDA_COVERAGE_SLOTS 8192      /* in a record of busy time */
 #define VCUDA_COVERAGE_SLOT_NS 16384   /* of the monotonic clock, each */
 
@@ -174,6 +175,36 @@ struct vcuda_busy_record {
 	uint64_t slots[VCUDA_COVERAGE_SLOTS];
 };
 
+/* One container among those that take turns on a device. Times are nanoseconds of the monotonic clock. */
+struct vcuda_seat {
+	uint64_t identity;       /* the container's control file by its generation, 0 if the seat is free */
+	uint64_t terms;          /* weight in the low 16 bits, priority in bit 16, share in millionths from bit 32 on */
+	uint64_t seen_ns;        /* when it last looked */
+	uint64_t wants_until_ns; /* it waits for its turn, and will look again before this */
+	uint64_t busy_until_ns;  /* when what it has given the device should be done, or it should give more */
+	uint64_t clock;          /* its virtual time: what it was served, over its weight */
+	uint64_t due_ns;         /* when what it was served will have been its share of the time */
+	uint64_t held_from_ns;   /* when its turn began, as far as that was added up already */
+	uint64_t served_ns;      /* how long it has had the device, in all */
+	uint64_t waited_ns;      /* how long its calls waited for their turn, summed over threads */
+	uint64_t duty_ppm;       /* how much of its turns the device was busy lately, in millionths */
+	uint64_t turn_count;     /* turns that it was given */
+	uint64_t crew;           /* turn:32 begun:16 ended:16, from the highest bit: processes at work in a turn */
+	uint64_t in_wait_until_ns; /* its only process at work waits for the device, and says when that is over */
+	uint64_t reserved[2];    /* 0 */
+};
+
+/*
+ * Whose turn it is on one device, in the one file that the containers of a machine share for that (VCUDA_ARBITER_FILE);
+ * all 0 in a container's own file.
+ */
+struct vcuda_arbiter {
+	uint64_t grant; /* number of a seat and one in the upper 8 bits, 0 for nobody; below, when the turn ends */
+	uint64_t clock; /* the virtual time of whoever had the last turn */
+	uint64_t reserved[14]; /* 0 */
+	struct vcuda_seat seats[VCUDA_SEAT_CAPACITY];
+};
+
 /* The last page. */
 struct vcuda_tail {
 	uint64_t reserved[511]; /* 0 */
@@ -186,6 +217,7 @@ struct vcuda_control {
 	struct vcuda_device devices[VCUDA_DEVICE_CAPACITY];
 	struct vcuda_slot slots[VCUDA_SLOT_CAPACITY];
 	struct vcuda_busy_record coverage[VCUDA_DEVICE_CAPACITY];
+	struct vcuda_arbiter arbiters[VCUDA_DEVICE_CAPACITY];
 	struct vcuda_tail tail;
 };
 
@@ -199,8 +231,11 @@ VCUDA_ASSERT(sizeof(struct vcuda_tail) == 4096, "tail is one page");
 VCUDA_ASSERT(offsetof(struct vcuda_control, devices) == 4096, "devices follow the header");
 VCUDA_ASSERT(offsetof(struct vcuda_control, slots) == 20480, "slots follow the devices");
 VCUDA_ASSERT(offsetof(struct vcuda_control, coverage) == 4345856, "records follow the slots");
-VCUDA_ASSERT(offsetof(struct vcuda_control, tail) == 8540160, "tail follows the records");
-VCUDA_ASSERT(sizeof(struct vcuda_control) == 8544256, "file");
+VCUDA_ASSERT(offsetof(struct vcuda_control, arbiters) == 8540160, "arbiters follow the records");
+VCUDA_ASSERT(sizeof(struct vcuda_seat) == 128, "seat");
+VCUDA_ASSERT(sizeof(struct vcuda_arbiter) == 8192, "arbiter");
+VCUDA_ASSERT(offsetof(struct vcuda_control, tail) == 9064448, "tail follows the arbiters");
+VCUDA_ASSERT(sizeof(struct vcuda_control) == 9068544, "file");
 
 /* A word of the file as it is now. */
 static inline uint64_t vcuda_load(const uint64_t *word)

@@ -65,7 +65,7 @@ fn what_this_process_uses_of_a_share_is_shown() {
         priority: Priority::Normal,
     }));
     let now_ns = monotonic_ns();
-    let charge = Charge { busy_ns: 4_000_000, work_count: 7, done_by_ns: now_ns };
+    let charge = Charge { busy_ns: 4_000_000, work_count: 7, done_by_ns: now_ns, ..Charge::default() };
     words.charge(now_ns, charge, 125_000, 30_000_000_000);
     // A second ago, so that it is busy no more.
     let start_ns = now_ns - 1_000_000_000;

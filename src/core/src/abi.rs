@@ -7,6 +7,7 @@
 
 use core::mem::{offset_of, size_of};
 
+pub use crate::arbiter::words::{Arbiter, SEAT_CAPACITY, Seat};
 use crate::atomic::{AtomicU8, AtomicU32, AtomicU64};
 use crate::coverage::SLOTS as COVERAGE_SLOTS;
 use crate::quota::PAGE_BYTES;
@@ -242,6 +243,8 @@ pub struct ControlFile {
     pub slots: [Slot; SLOT_CAPACITY],
     /// When each device was busy, by its index.
     pub coverage: [BusyRecord; DEVICE_CAPACITY],
+    /// Whose turn it is on each device, by its index.
+    pub arbiters: [Arbiter; DEVICE_CAPACITY],
     /// The last page.
     pub tail: Tail,
 }
@@ -330,9 +333,30 @@ const _: () = {
     assert!(offset_of!(ControlFile, slots) == 20_480);
     assert!(size_of::<BusyRecord>() == 65_536);
     assert!(offset_of!(ControlFile, coverage) == 4_345_856);
-    assert!(offset_of!(ControlFile, tail) == 8_540_160);
+    assert!(size_of::<Seat>() == 128);
+    assert!(offset_of!(Seat, identity) == 0);
+    assert!(offset_of!(Seat, terms) == 8);
+    assert!(offset_of!(Seat, seen_ns) == 16);
+    assert!(offset_of!(Seat, wants_until_ns) == 24);
+    assert!(offset_of!(Seat, busy_until_ns) == 32);
+    assert!(offset_of!(Seat, clock) == 40);
+    assert!(offset_of!(Seat, due_ns) == 48);
+    assert!(offset_of!(Seat, held_from_ns) == 56);
+    assert!(offset_of!(Seat, served_ns) == 64);
+    assert!(offset_of!(Seat, waited_ns) == 72);
+    assert!(offset_of!(Seat, duty_ppm) == 80);
+    assert!(offset_of!(Seat, turn_count) == 88);
+    assert!(offset_of!(Seat, crew) == 96);
+    assert!(offset_of!(Seat, in_wait_until_ns) == 104);
+    assert!(offset_of!(Seat, reserved) == 112);
+    assert!(size_of::<Arbiter>() == 8192);
+    assert!(offset_of!(Arbiter, grant) == 0);
+    assert!(offset_of!(Arbiter, clock) == 8);
+    assert!(offset_of!(Arbiter, seats) == 128);
+    assert!(offset_of!(ControlFile, arbiters) == 8_540_160);
+    assert!(offset_of!(ControlFile, tail) == 9_064_448);
     assert!(offset_of!(ControlFile, tail) + offset_of!(Tail, sentinel) == FILE_BYTES - 8);
-    assert!(FILE_BYTES == 8_544_256);
+    assert!(FILE_BYTES == 9_068_544);
     assert!(LOCK_BASE > FILE_BYTES as u64);
     assert!(SLOT_CAPACITY <= crate::quota::MAX_SLOTS as usize);
 };

@@ -77,10 +77,16 @@ impl<'a> Bucket<'a> {
     /// Charges `wall_ns` for work that starts now or as soon as it may. `bound_ns` limits how far ahead the deadline
     /// gets, see [`debt_bound_ns`].
     pub fn charge(self, now_ns: u64, wall_ns: u64, bound_ns: u64) -> Charged {
+        self.charge_late(now_ns, wall_ns, bound_ns, CREDIT_NS)
+    }
+
+    /// As [`charge`](Self::charge), with another bound than [`CREDIT_NS`] of what may be caught up on: others kept the
+    /// container waiting.
+    pub fn charge_late(self, now_ns: u64, wall_ns: u64, bound_ns: u64, credit_ns: u64) -> Charged {
         let latest_ns = now_ns.saturating_add(bound_ns);
         let mut found_ns = self.deadline.load(Ordering::Relaxed);
         loop {
-            let due_ns = found_ns.clamp(now_ns.saturating_sub(CREDIT_NS), latest_ns);
+            let due_ns = found_ns.clamp(now_ns.saturating_sub(credit_ns), latest_ns);
             let wanted_ns = due_ns.saturating_add(wall_ns);
             let next_ns = wanted_ns.min(latest_ns);
             match self.replace(found_ns, next_ns) {

@@ -91,6 +91,8 @@ pub struct Charge {
     pub work_count: u64,
     /// When all this process's work is expected to be done, monotonic clock.
     pub done_by_ns: u64,
+    /// How far back a deadline may lie that is still counted from, see [`CREDIT_NS`](crate::bucket::CREDIT_NS).
+    pub credit_ns: u64,
 }
 
 /// What was measured, see [`ComputeWords::settle`].
@@ -139,7 +141,8 @@ impl ComputeWords<'_> {
         add(&self.compute.work_count, charge.work_count);
         self.slot.done_by_ns.fetch_max(charge.done_by_ns, Ordering::Relaxed);
         self.slot.unsettled_ns.fetch_add(charge.busy_ns, Ordering::Relaxed);
-        let charged = self.bucket().charge(now_ns, wall_ns(charge.busy_ns, share_ppm), bound_ns);
+        let charged =
+            self.bucket().charge_late(now_ns, wall_ns(charge.busy_ns, share_ppm), bound_ns, charge.credit_ns);
         add(&self.compute.forgiven_ns, charged.forgiven_ns);
         charged
     }

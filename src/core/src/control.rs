@@ -8,7 +8,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::abi::{self, ControlFile, Device, UNLIMITED};
+use crate::abi::{self, Arbiter, ControlFile, Device, UNLIMITED};
 use crate::aside;
 use crate::atomic::{AtomicU64, Ordering};
 use crate::device::{DeviceIndex, Uuid, UuidKind};
@@ -181,6 +181,20 @@ impl Control {
         let file = self.region.check_writable()?;
         set(&entry(file, device)?.context_pages_learned, pages);
         Ok(())
+    }
+
+    /// Tells this file from all others.
+    pub fn generation(&self) -> u64 {
+        self.region.generation()
+    }
+
+    /// Whose turn it is on a device, in a file that containers share. To be used for a few accesses: asks once whether the
+    /// file is whole, which costs one system call.
+    ///
+    /// # Errors
+    /// [`Lost`].
+    pub fn arbiter(&self, device: DeviceIndex) -> Result<&Arbiter, Lost> {
+        self.region.check_writable()?.arbiters.get(device.get()).ok_or(Lost::Contradictory)
     }
 
     pub(crate) fn error(&self, kind: Kind) -> ControlError {

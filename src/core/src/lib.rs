@@ -8,6 +8,7 @@
 pub mod abi;
 #[cfg(not(loom))]
 pub mod account;
+pub mod arbiter;
 #[cfg(not(loom))]
 pub mod aside;
 mod atomic;

@@ -7,7 +7,7 @@
 //!
 //! Precedence, highest first:
 //! 1. [`SYSTEM_FILE`], which needs no variable to be found and makes all limit variables void;
-//! 2. the file that `VCUDA_LIMITS_FILE` names, which makes all but `VCUDA_CONTROL_FILE` void;
+//! 2. the file that `VCUDA_LIMITS_FILE` names, which makes all but `VCUDA_CONTROL_FILE` and `VCUDA_ARBITER_FILE` void;
 //! 3. `VCUDA_MEMORY_LIMIT`, `VCUDA_CORE_LIMIT`, `VCUDA_ELASTIC`, `VCUDA_WEIGHT` and `VCUDA_PRIORITY`, each by itself;
 //! 4. where one of those is absent, what HAMi writes in its place: `CUDA_DEVICE_MEMORY_LIMIT` and
 //!    `CUDA_DEVICE_SM_LIMIT`, alone and with `_<index>`, and `CUDA_TASK_PRIORITY`.
@@ -52,6 +52,9 @@ pub const LIMITS_FILE_VARIABLE: &str = "VCUDA_LIMITS_FILE";
 pub const MEMORY_LIMIT_VARIABLE: &str = "VCUDA_MEMORY_LIMIT";
 /// Names the control file, where the default place will not do. An absolute path.
 pub const CONTROL_FILE_VARIABLE: &str = "VCUDA_CONTROL_FILE";
+/// Names the file in which containers take turns on a device they share, where the default place will not do. An absolute
+/// path.
+pub const ARBITER_FILE_VARIABLE: &str = "VCUDA_ARBITER_FILE";
 /// The compute limit: one percentage of the GPU's time for every GPU, or as in `VCUDA_MEMORY_LIMIT` for each.
 pub const CORE_LIMIT_VARIABLE: &str = "VCUDA_CORE_LIMIT";
 /// Whether the share is the least that the slice gets and not also the most: `true` or `false`, or as in
@@ -86,6 +89,8 @@ pub type ReadFile<'a> = &'a dyn Fn(&Path) -> io::Result<Option<Vec<u8>>>;
 pub struct Limits {
     /// The control file that was asked for, an absolute path; `None` for the default place.
     pub control_file: Option<PathBuf>,
+    /// The file in which containers take turns that was asked for, an absolute path; `None` for the default place.
+    pub arbiter_file: Option<PathBuf>,
     /// How much to write to standard error.
     pub log_level: LogLevel,
     /// How long a program must be idle before it may be put aside for others; `None` if it never may.
@@ -270,6 +275,7 @@ impl Limits {
     fn none(source: Source) -> Limits {
         Limits {
             control_file: None,
+            arbiter_file: None,
             log_level: LogLevel::default(),
             idle_release: None,
             warnings: Vec::new(),

@@ -22,6 +22,15 @@ pub fn default_path() -> Result<PathBuf, ControlError> {
     private_file(parent.unwrap_or(Path::new("/tmp")))
 }
 
+/// The file in which this user's containers take turns where none is named, see [`arbiter`](crate::arbiter):
+/// `.arbiter` beside the file of [`default_path`].
+///
+/// # Errors
+/// As [`default_path`].
+pub fn default_arbiter_path() -> Result<PathBuf, ControlError> {
+    Ok(default_path()?.with_file_name(".arbiter"))
+}
+
 /// The path of [`default_path`] without making anything: for tools that only look. The first that exists, else the
 /// first.
 pub fn default_path_to_read() -> PathBuf {

@@ -125,6 +125,10 @@ impl Region {
         self.check()
     }
 
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation
+    }
+
     pub(crate) fn is_writable(&self) -> bool {
         self.writable
     }

@@ -6,7 +6,9 @@ use std::mem::{offset_of, size_of};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use vcuda_core::abi::{self, BusyRecord, Compute, ControlFile, Device, Header, Slot, SlotDevice, Tail};
+use vcuda_core::abi::{
+    self, Arbiter, BusyRecord, Compute, ControlFile, Device, Header, Seat, Slot, SlotDevice, Tail,
+};
 use vcuda_core::control::Control;
 use vcuda_core::device::Uuid;
 use vcuda_core::sharing;
@@ -83,7 +85,10 @@ fn the_header_describes_what_the_library_maps() {
         name, found_dead_ns, suspension, activity, set_aside, reserved,
         limits_digest, devices);
     compare!(comparison, Tail as "vcuda_tail": reserved, sentinel);
-    compare!(comparison, ControlFile as "vcuda_control": header, devices, slots, coverage, tail);
+    compare!(comparison, Seat as "vcuda_seat": identity, terms, seen_ns, wants_until_ns, busy_until_ns, clock, due_ns,
+        held_from_ns, served_ns, waited_ns, duty_ppm, turn_count, crew, in_wait_until_ns, reserved);
+    compare!(comparison, Arbiter as "vcuda_arbiter": grant, clock, reserved, seats);
+    compare!(comparison, ControlFile as "vcuda_control": header, devices, slots, coverage, arbiters, tail);
     for (name, value) in [
         ("VCUDA_MAGIC", abi::MAGIC),
         ("VCUDA_SENTINEL", abi::SENTINEL),
@@ -92,6 +97,7 @@ fn the_header_describes_what_the_library_maps() {
         ("VCUDA_PAGE_BYTES", vcuda_core::quota::PAGE_BYTES),
         ("VCUDA_DEVICE_CAPACITY", abi::DEVICE_CAPACITY as u64),
         ("VCUDA_SLOT_CAPACITY", abi::SLOT_CAPACITY as u64),
+        ("VCUDA_SEAT_CAPACITY", abi::SEAT_CAPACITY as u64),
         ("VCUDA_NAME_BYTES", abi::NAME_BYTES as u64),
         ("VCUDA_LOCK_BASE", abi::LOCK_BASE),
         ("VCUDA_UNLIMITED", abi::UNLIMITED),

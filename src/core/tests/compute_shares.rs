@@ -55,7 +55,7 @@ fn words(account: &ComputeAccount) -> ComputeWords<'_> {
 /// Charges work that is expected to be done after `lasts_ns` from now.
 fn charge(words: &ComputeWords<'_>, busy_ns: u64, lasts_ns: u64) {
     let now_ns = monotonic_ns();
-    let charge = Charge { busy_ns, work_count: 1, done_by_ns: now_ns + lasts_ns };
+    let charge = Charge { busy_ns, work_count: 1, done_by_ns: now_ns + lasts_ns, ..Charge::default() };
     words.charge(now_ns, charge, HALF_PPM, LONGEST_DEBT_NS);
 }
 

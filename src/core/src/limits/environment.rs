@@ -5,9 +5,9 @@ use super::amount::parse_or_zero;
 use super::entry::{add_list, share_mistake};
 use super::error::quoted;
 use super::{
-    Amount, CONTROL_FILE_VARIABLE, CORE_LIMIT_VARIABLE, ELASTIC_VARIABLE, Entry, Environment,
-    IDLE_RELEASE_VARIABLE, Limits, LimitsError, MEMORY_LIMIT_VARIABLE, Overrides, PRIORITY_VARIABLE,
-    Selector, Source, WEIGHT_VARIABLE, control_path, parse_span,
+    ARBITER_FILE_VARIABLE, Amount, CONTROL_FILE_VARIABLE, CORE_LIMIT_VARIABLE, ELASTIC_VARIABLE, Entry,
+    Environment, IDLE_RELEASE_VARIABLE, Limits, LimitsError, MEMORY_LIMIT_VARIABLE, Overrides,
+    PRIORITY_VARIABLE, Selector, Source, WEIGHT_VARIABLE, control_path, parse_span,
 };
 use crate::share::{Share, ShareError};
 use crate::sharing::Priority;
@@ -38,6 +38,9 @@ pub(super) fn load(environment: Environment) -> Result<Limits, LimitsError> {
         }
         (None, None) => None,
     };
+    limits.arbiter_file = environment(ARBITER_FILE_VARIABLE)
+        .map(|path| control_path(ARBITER_FILE_VARIABLE, &path))
+        .transpose()?;
     Ok(limits)
 }
 

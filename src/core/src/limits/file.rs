@@ -96,13 +96,20 @@ struct File<'a> {
 
 impl File<'_> {
     fn limits(&self, source: Source, value: &Value) -> Result<Limits, LimitsError> {
-        let top =
-            self.object("", value, &["version", "control_file", "idle_release", "default", "devices"])?;
+        let top = self.object(
+            "",
+            value,
+            &["version", "control_file", "arbiter_file", "idle_release", "default", "devices"],
+        )?;
         self.check_version(top.get("version"))?;
         let mut limits = Limits::none(source);
         if let Some(value) = top.get("control_file") {
             let text = self.string("control_file", value, "a path such as \"/run/vcuda/job.vcuda\"")?;
             limits.control_file = Some(control_path(&self.place("control_file"), text)?);
+        }
+        if let Some(value) = top.get("arbiter_file") {
+            let text = self.string("arbiter_file", value, "a path such as \"/run/vcuda/arbiter\"")?;
+            limits.arbiter_file = Some(control_path(&self.place("arbiter_file"), text)?);
         }
         if let Some(value) = top.get("idle_release") {
             let text = self.string("idle_release", value, "a time such as \"60s\"")?;

@@ -20,6 +20,9 @@ impl Limits {
         if let Some(path) = &self.control_file {
             members.push(format!("\"control_file\": {}", string(&path.to_string_lossy())));
         }
+        if let Some(path) = &self.arbiter_file {
+            members.push(format!("\"arbiter_file\": {}", string(&path.to_string_lossy())));
+        }
         if let Some(after) = self.idle_release {
             members.push(format!("\"idle_release\": \"{}ms\"", after.as_millis()));
         }

@@ -1,8 +1,8 @@
 //! Where limits come from, and which source outranks which.
 
 use super::{
-    CONTROL_FILE_VARIABLE, Environment, LIMIT_VARIABLES, LIMITS_FILE_VARIABLE, Limits, LimitsError, ReadFile,
-    SYSTEM_FILE, control_path, environment, file,
+    ARBITER_FILE_VARIABLE, CONTROL_FILE_VARIABLE, Environment, LIMIT_VARIABLES, LIMITS_FILE_VARIABLE, Limits,
+    LimitsError, ReadFile, SYSTEM_FILE, control_path, environment, file,
 };
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -42,6 +42,9 @@ pub(super) fn load(environment: Environment, read: ReadFile) -> Result<Limits, L
     limits.warnings.extend(ignored(environment, &LIMIT_VARIABLES, &name));
     if let (None, Some(path)) = (&limits.control_file, environment(CONTROL_FILE_VARIABLE)) {
         limits.control_file = Some(control_path(CONTROL_FILE_VARIABLE, &path)?);
+    }
+    if let (None, Some(path)) = (&limits.arbiter_file, environment(ARBITER_FILE_VARIABLE)) {
+        limits.arbiter_file = Some(control_path(ARBITER_FILE_VARIABLE, &path)?);
     }
     Ok(limits)
 }

@@ -20,7 +20,7 @@ fn work(control: &std::sync::Arc<Control>, times: u64) {
     for _ in 0..times {
         account.count_refusal().unwrap();
         let now_ns = monotonic_ns();
-        let charge = Charge { busy_ns: 1_000_000, work_count: 1, done_by_ns: now_ns };
+        let charge = Charge { busy_ns: 1_000_000, work_count: 1, done_by_ns: now_ns, ..Charge::default() };
         words.charge(now_ns, charge, 250_000, u64::MAX);
         let measured = Measured {
             charged_ns: 1_000_000,
