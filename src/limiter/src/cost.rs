@@ -22,6 +22,8 @@ const WEIGHT: f32 = 1.0 / 8.0;
 /// The same of a noisy one, by whether it is below or above what is known: what is off is so upwards.
 const NOISY_WEIGHT_DOWN: f32 = 1.0 / 8.0;
 const NOISY_WEIGHT_UP: f32 = 1.0 / 48.0;
+/// The same of a sample taken while other containers used the device, too: their work makes it longer, nothing shorter.
+const SHARED_WEIGHT_DOWN: f32 = 1.0 / 2.0;
 /// Samples after which a kind is no longer looked at whenever that is possible: a first launch, which loads code and finds
 /// cold caches, is no measure of those that follow.
 const YOUNG: u32 = 3;
@@ -48,6 +50,17 @@ impl Unit {
     pub fn key(&self) -> u64 {
         if self.kind == 0 { self.family } else { self.kind }
     }
+}
+
+/// How far a sample can be trusted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// As far as anything.
+    Full,
+    /// It is rather too long.
+    Noisy,
+    /// It is too long by whatever other containers did meanwhile.
+    Shared,
 }
 
 /// What a unit is expected to cost.
@@ -97,13 +110,13 @@ impl CostModel {
     }
 
     /// Learns that `unit`, estimated at `estimated_ns`, was part of work that took `ratio` times what was estimated; or
-    /// somewhat less, if the sample is noisy.
-    pub fn learn(&self, unit: &Unit, estimated_ns: u64, ratio: f32, is_noisy: bool) {
+    /// somewhat less, as far as the sample can be trusted.
+    pub fn learn(&self, unit: &Unit, estimated_ns: u64, ratio: f32, trust: Trust) {
         if !ratio.is_finite() || ratio < 0.0 {
             return;
         }
-        self.update(unit.kind, estimated_ns as f32, ratio, is_noisy);
-        self.update(unit.family, estimated_ns as f32 / unit.size.max(1) as f32, ratio, is_noisy);
+        self.update(unit.kind, estimated_ns as f32, ratio, trust);
+        self.update(unit.family, estimated_ns as f32 / unit.size.max(1) as f32, ratio, trust);
     }
 
     /// Doubts what `kind` costs: it has been changed. The old cost serves until the next sample, which replaces it.
@@ -116,7 +129,7 @@ impl CostModel {
         }
     }
 
-    fn update(&self, key: u64, estimated: f32, ratio: f32, is_noisy: bool) {
+    fn update(&self, key: u64, estimated: f32, ratio: f32, trust: Trust) {
         let Some(place) = self.place_or_claim(key) else { return };
         let Some(word) = self.values.get(place) else { return };
         let (known, samples) = unpack(word.load(Ordering::Relaxed));
@@ -127,10 +140,11 @@ impl CostModel {
         } else {
             // Of what was estimated then, not of what is known by now.
             let sample = (estimated * ratio).clamp(known / LARGEST_STEP, known * LARGEST_STEP);
-            let weight = match (is_noisy, sample > known) {
-                (false, _) => WEIGHT.max(1.0 / samples as f32),
-                (true, false) => NOISY_WEIGHT_DOWN,
-                (true, true) => NOISY_WEIGHT_UP,
+            let weight = match (trust, sample > known) {
+                (Trust::Full, _) => WEIGHT.max(1.0 / samples as f32),
+                (Trust::Noisy, false) => NOISY_WEIGHT_DOWN,
+                (Trust::Shared, false) => SHARED_WEIGHT_DOWN,
+                (_, true) => NOISY_WEIGHT_UP,
             };
             known + weight * (sample - known)
         };
@@ -214,10 +228,10 @@ mod tests {
         let model = CostModel::default();
         let guess = model.estimate(&unit(5, 10));
         assert_eq!(guess, Estimate { cost_ns: GUESS_NS, known: false, young: true });
-        model.learn(&unit(5, 10), guess.cost_ns, 200.0, false);
+        model.learn(&unit(5, 10), guess.cost_ns, 200.0, Trust::Full);
         assert_eq!(model.estimate(&unit(5, 10)), Estimate { cost_ns: 2_000_000, known: true, young: true });
         for _ in 1..YOUNG {
-            model.learn(&unit(5, 10), 2_000_000, 1.0, false);
+            model.learn(&unit(5, 10), 2_000_000, 1.0, Trust::Full);
         }
         assert_eq!(model.estimate(&unit(5, 10)), Estimate { cost_ns: 2_000_000, known: true, young: false });
     }
@@ -225,7 +239,7 @@ mod tests {
     #[test]
     fn an_unknown_shape_is_estimated_from_its_family() {
         let model = CostModel::default();
-        model.learn(&unit(5, 10), 1_000, 20.0, false);
+        model.learn(&unit(5, 10), 1_000, 20.0, Trust::Full);
         let estimate = model.estimate(&unit(6, 30));
         assert_eq!(estimate, Estimate { cost_ns: 60_000, known: true, young: true });
     }
@@ -233,11 +247,11 @@ mod tests {
     #[test]
     fn what_was_changed_is_learned_anew() {
         let model = CostModel::default();
-        model.learn(&unit(5, 1), 1_000, 1.0, false);
-        model.learn(&unit(5, 1), 1_000, 1.0, false);
+        model.learn(&unit(5, 1), 1_000, 1.0, Trust::Full);
+        model.learn(&unit(5, 1), 1_000, 1.0, Trust::Full);
         model.forget(5);
         assert_eq!(model.estimate(&unit(5, 1)).cost_ns, 1_000);
-        model.learn(&unit(5, 1), 1_000, 50.0, false);
+        model.learn(&unit(5, 1), 1_000, 50.0, Trust::Full);
         assert_eq!(model.estimate(&unit(5, 1)).cost_ns, 50_000);
     }
 
@@ -248,7 +262,7 @@ mod tests {
             for factor in noise {
                 let estimate = model.estimate(&unit(9, 1));
                 let ratio = truth as f64 * factor / estimate.cost_ns as f64;
-                model.learn(&unit(9, 1), estimate.cost_ns, ratio as f32, false);
+                model.learn(&unit(9, 1), estimate.cost_ns, ratio as f32, Trust::Full);
             }
             let learned = model.estimate(&unit(9, 1)).cost_ns as f64;
             prop_assert!((learned / truth as f64 - 1.0).abs() < 0.08, "{learned} for {truth}");
@@ -262,7 +276,7 @@ mod tests {
                 let unit = unit(key | 0x1fff, size);
                 let estimate = model.estimate(&unit);
                 prop_assert!(estimate.cost_ns >= 1 && estimate.cost_ns <= MOST_NS as u64);
-                model.learn(&unit, estimate.cost_ns, ratio, false);
+                model.learn(&unit, estimate.cost_ns, ratio, Trust::Full);
             }
         }
     }

@@ -34,6 +34,12 @@
 //! so that the GPU goes less often from one to the other), and corrected when it was measured.
 //! A launch that finds the bucket's deadline more than a millisecond of GPU time ahead waits until the deadline is due.
 //! The deadline is absolute and debt is carried, so neither late wake-ups nor wrong predictions add up.
+//!
+//! # How containers take turns
+//!
+//! Where several containers want a device at once, each has it to itself for a while ([`vcuda_core::arbiter`]): a launch
+//! that comes at another's turn is held back as well. Shares hold over that: what a container could not use because others
+//! had their turn it may catch up on.
 #![deny(unsafe_code)]
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -45,4 +51,5 @@ mod overlap;
 mod restate;
 pub mod segment;
 mod settle;
+mod turn;
 mod wait;

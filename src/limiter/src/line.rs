@@ -114,10 +114,13 @@ impl<E: Copy> Default for Line<E> {
 
 impl<E: Copy> Line<E> {
     /// Takes in a launch that needs no event, if it is one: charges nothing, records nothing, and is all that most
-    /// launches see of a line. False if [`Line::plan`] is called for.
+    /// launches see of a line. False if [`Line::plan`] is called for, or if it would not be half done by `limit_ns`.
     #[inline]
-    pub fn pass(&mut self, now_ns: u64, unit: &Unit, estimate: Estimate) -> bool {
+    pub fn pass(&mut self, now_ns: u64, unit: &Unit, estimate: Estimate, limit_ns: u64) -> bool {
         let cost_ns = estimate.cost_ns;
+        if self.tail_ns.max(now_ns) + cost_ns / 2 > limit_ns {
+            return false;
+        }
         let since_ns = now_ns.saturating_sub(self.sampled_ns);
         let is_due = self.open.predicted_ns + cost_ns >= self.segment_ns
             || since_ns >= SAMPLE_NS

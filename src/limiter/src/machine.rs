@@ -1,5 +1,7 @@
 //! What the limiter needs of the world.
 
+use std::sync::atomic::AtomicU64;
+
 /// A clock, timing events and sleep. None of the calls may be made with a lock held, because a driver may block in any
 /// of them.
 pub trait Machine {
@@ -26,6 +28,23 @@ pub trait Machine {
 
     /// Sleeps until the monotonic clock says `until_ns`, or a little longer.
     fn sleep_until(&self, until_ns: u64);
+
+    /// As [`Machine::sleep_until`], but no longer than until somebody wakes up those who wait for a shared word to be
+    /// another than `found`.
+    fn sleep_on(&self, word: &AtomicU64, found: u64, until_ns: u64) {
+        let _ = (word, found);
+        self.sleep_until(until_ns);
+    }
+
+    /// Lets a microsecond pass, or less.
+    fn pause(&self) {
+        std::hint::spin_loop();
+    }
+
+    /// Wakes up all, in all processes, who sleep on a shared word, which has been changed.
+    fn wake(&self, word: &AtomicU64) {
+        let _ = word;
+    }
 }
 
 /// How far the work before an event is.

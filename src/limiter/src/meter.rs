@@ -7,15 +7,18 @@
 //!
 //! No lock is held across a call of the machine's or of the program's.
 
-use crate::cost::{CostModel, Estimate, Unit};
+use crate::cost::{CostModel, Estimate, Trust, Unit};
 use crate::line::Line;
 use crate::machine::{Machine, Progress};
 use crate::overlap::Overlap;
+use crate::turn::Turns;
 use crate::wait::GRACE_NS;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
-use vcuda_core::bucket::{debt_bound_ns, wall_ns};
+use vcuda_core::arbiter::Tenant;
+use vcuda_core::arbiter::words::Arbiter;
+use vcuda_core::bucket::{CREDIT_NS, debt_bound_ns, wall_ns};
 use vcuda_core::compute::{Charge, ComputeWords};
 
 /// Predicted GPU time that may be in flight beyond what has been waited for.
@@ -27,6 +30,10 @@ const SHARED_BURST_NS: u64 = 4_000_000;
 const OTHERS_NS: u64 = 200_000_000;
 /// A deadline further ahead than this process left it was moved by others.
 const NOTICEABLE_NS: u64 = 50_000;
+/// What a container may catch up on while others take their turns.
+const CONTENDED_CREDIT_NS: u64 = 60_000_000;
+/// All of the device's time, in parts per million: no limit.
+const WHOLE_PPM: u32 = 1_000_000;
 /// Bits of `unposted` that count pieces of work; the GPU time stands above, in nanoseconds.
 const COUNT_BITS: u32 = 24;
 
@@ -34,6 +41,12 @@ const COUNT_BITS: u32 = 24;
 pub trait Shared: Send + Sync {
     /// The words now. Costs a system call.
     fn words(&self) -> ComputeWords<'_>;
+
+    /// Whose turn it is on the device, shared with other containers; `None` if this one is by itself, or if the words can't
+    /// be used. Costs a system call.
+    fn arbiter(&self) -> Option<&Arbiter> {
+        None
+    }
 }
 
 /// A stream as the meter knows it.
@@ -63,8 +76,12 @@ pub struct Meter<M: Machine, W> {
     /// Learned costs.
     pub model: CostModel,
     share_ppm: AtomicU32,
+    /// Taking turns with other containers.
+    pub(crate) turns: Turns,
     /// GPU time predicted and not charged to the bucket yet, and the pieces of work that is.
     unposted: AtomicU64,
+    /// GPU time that was predicted and charged, in all.
+    posted_ns: AtomicU64,
     /// By how much this process's measurements have moved the deadline, in all.
     pub(crate) moved_ns: AtomicI64,
     /// Which part of what is measured is new, lately.
@@ -92,11 +109,18 @@ where
 {
     /// A meter that holds the process to `share_ppm` parts per million of the device's time.
     pub fn new(shared: W, share_ppm: u32) -> Self {
+        Self::of_tenant(shared, share_ppm, None)
+    }
+
+    /// As [`Meter::new`], of a process that takes turns with other containers as part of `tenant`.
+    pub fn of_tenant(shared: W, share_ppm: u32, tenant: Option<Tenant>) -> Self {
         Self {
             shared,
             model: CostModel::default(),
             share_ppm: AtomicU32::new(share_ppm),
+            turns: Turns::new(tenant),
             unposted: AtomicU64::new(0),
+            posted_ns: AtomicU64::new(0),
             moved_ns: AtomicI64::new(0),
             overlap: Mutex::default(),
             left_ns: AtomicU64::new(u64::MAX),
@@ -155,9 +179,13 @@ where
     ) -> Result<R, X> {
         let estimate = self.model.estimate(&unit);
         let cost_ns = estimate.cost_ns;
-        let now_ns = machine.now_ns();
+        let mut now_ns = machine.now_ns();
+        if self.turns.is_due(now_ns) {
+            self.take_turn(machine, cost_ns);
+            now_ns = machine.now_ns();
+        }
         if estimate.known && self.unposted_ns() + cost_ns < self.burst_ns(now_ns) {
-            let passed = stream.line.lock().pass(now_ns, &unit, estimate);
+            let passed = stream.line.lock().pass(now_ns, &unit, estimate, self.turns.limit_ns());
             if passed {
                 self.put_off(cost_ns);
                 let done = driver();
@@ -196,6 +224,10 @@ where
         } else {
             self.put_off(cost_ns);
         }
+        let now_ns = machine.now_ns();
+        if self.turns.is_due(now_ns) || self.is_beyond(stream, now_ns, cost_ns) {
+            self.take_turn(machine, cost_ns);
+        }
         let planned = stream.line.lock().plan(machine.now_ns(), estimate);
         let plan = planned.unwrap_or_default();
         let begun = if plan.begin { self.record_begin(machine, stream) } else { None };
@@ -224,7 +256,7 @@ where
         }
         if plan.end && done.is_ok() && !self.record_end(machine, stream) && !known {
             // It can't be measured here: the guess has to do.
-            self.model.learn(&unit, cost_ns, 1.0, false);
+            self.model.learn(&unit, cost_ns, 1.0, Trust::Full);
         }
         if planned.is_some() {
             stream.line.lock().planned();
@@ -237,10 +269,13 @@ where
     fn post(&self, machine: &M, stream: &StreamOf<M>, cost_ns: u64) {
         let unposted = self.unposted.swap(0, Ordering::Relaxed);
         let busy_ns = (unposted >> COUNT_BITS).saturating_add(cost_ns);
+        self.posted_ns.fetch_add(busy_ns, Ordering::Relaxed);
         let now_ns = machine.now_ns();
         let done_by_ns = stream.line.lock().tail_ns().max(now_ns).saturating_add(cost_ns);
         self.longest_ns.fetch_max(cost_ns, Ordering::Relaxed);
-        let charge = Charge { busy_ns, work_count: (unposted & ((1 << COUNT_BITS) - 1)) + 1, done_by_ns };
+        let credit_ns = if self.turns.is_contended(now_ns) { CONTENDED_CREDIT_NS } else { CREDIT_NS };
+        let work_count = (unposted & ((1 << COUNT_BITS) - 1)) + 1;
+        let charge = Charge { busy_ns, work_count, done_by_ns, credit_ns };
         let moved_ns = self.moved_ns.load(Ordering::Relaxed);
         self.moved_before_ns.store(moved_ns, Ordering::Relaxed);
         self.owes.store(false, Ordering::Relaxed);
@@ -250,7 +285,8 @@ where
         if charged.due_ns > now_ns.max(expected_ns.saturating_add(NOTICEABLE_NS)) {
             self.others_until_ns.store(now_ns + OTHERS_NS, Ordering::Relaxed);
         }
-        if charged.due_ns > now_ns.saturating_add(wall_ns(BURST_NS, self.share_ppm())) {
+        let share_ppm = self.share_ppm();
+        if share_ppm < WHOLE_PPM && charged.due_ns > now_ns.saturating_add(wall_ns(BURST_NS, share_ppm)) {
             self.wait(machine, charged.due_ns, moved_ns);
         }
     }
@@ -260,7 +296,7 @@ where
     fn burst_ns(&self, now_ns: u64) -> u64 {
         if self.owes.load(Ordering::Relaxed) {
             0
-        } else if now_ns < self.others_until_ns.load(Ordering::Relaxed) {
+        } else if now_ns < self.others_until_ns.load(Ordering::Relaxed) || self.turns.is_contended(now_ns) {
             SHARED_BURST_NS
         } else {
             BURST_NS
@@ -282,6 +318,11 @@ where
     #[inline]
     fn unposted_ns(&self) -> u64 {
         self.unposted.load(Ordering::Relaxed) >> COUNT_BITS
+    }
+
+    /// GPU time of all that was given to the device, by prediction.
+    pub(crate) fn given_ns(&self) -> u64 {
+        self.posted_ns.load(Ordering::Relaxed).wrapping_add(self.unposted_ns())
     }
 
     /// How far ahead the deadline may get.
@@ -362,7 +403,14 @@ where
     /// The program has waited for a stream, by a call that began at `called_ns`.
     pub fn synchronized(&self, machine: &M, stream: &StreamOf<M>, called_ns: u64) {
         stream.line.lock().synchronized(called_ns, machine.now_ns());
-        self.settle(machine);
+        self.has_waited(machine);
+    }
+
+    /// When all that this process has given the device should be done.
+    pub(crate) fn tail_ns(&self) -> u64 {
+        let streams = self.streams.lock();
+        let living = streams.iter().filter(|stream| stream.lives.load(Ordering::Acquire));
+        living.map(|stream| stream.line.lock().tail_ns()).max().unwrap_or(0)
     }
 
     pub(crate) fn streams(&self) -> Vec<Arc<StreamOf<M>>> {

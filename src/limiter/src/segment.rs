@@ -2,7 +2,7 @@
 //!
 //! Owns the arithmetic of one segment. Times are nanoseconds of the host's monotonic clock, see [`mod@crate::line`].
 
-use crate::cost::{CostModel, Unit};
+use crate::cost::{CostModel, Trust, Unit};
 use vcuda_core::compute::Measured;
 
 /// Where a stream ran dry, what its events say is believed to within this time: gaps are known by the host's clock, and
@@ -26,6 +26,11 @@ const IDLE_EVENT_NS: u64 = 500;
 const QUEUED_EVENT_NS: u64 = 1_200;
 /// Work shorter than this is measured with an error that matters where an event found the stream idle.
 const NOISY_NS: u64 = 100_000;
+/// What others use the device for in between shows in what is measured by more than this.
+/// Where processes of the container itself take turns on the device that is too long and too short by chance.
+const ALONE: f32 = 0.9;
+const LEAST_OWN: f32 = 0.8;
+const MOST_OWN: f32 = 1.25;
 /// An event may have happened this long before the driver says so.
 const UNSEEN_NS: u64 = 3_000;
 
@@ -246,8 +251,9 @@ impl<E> Segment<E> {
         Outcome { span, is_exact, is_noisy: ran_dry && (busy_ns < NOISY_NS || open.last_waits) }
     }
 
-    /// Teaches the model. `fraction` of the busy time was nobody else's.
-    pub fn teach(&self, model: &CostModel, outcome: Outcome, fraction: f32) {
+    /// Teaches the model. `fraction` of the busy time was nobody else's in this container; others may have been at it, too, if
+    /// it is shared with them.
+    pub fn teach(&self, model: &CostModel, outcome: Outcome, fraction: f32, is_shared: bool) {
         let open = &self.open;
         // Work that ends soon after the launch that was let through for it had been waiting for that.
         let waited = outcome.span.end_ns < open.let_go_ns.saturating_add(RELEASE_NS);
@@ -256,12 +262,17 @@ impl<E> Segment<E> {
             return;
         }
         let ratio = outcome.span.busy_ns as f32 / open.predicted_ns as f32 * fraction;
+        let trust = match outcome.is_noisy {
+            _ if is_shared && fraction > ALONE && !(LEAST_OWN..MOST_OWN).contains(&ratio) => Trust::Shared,
+            true => Trust::Noisy,
+            false => Trust::Full,
+        };
         let is_vague = self.is_cold && outcome.span.busy_ns < COLD_NS;
         for part in open.parts.iter().flatten() {
             let count = u64::from(part.count.max(1));
             let unit = Unit { size: (part.unit.size / count).max(1), ..part.unit };
             if !(is_vague && model.has(&unit)) {
-                model.learn(&unit, part.estimated_ns / count, ratio, outcome.is_noisy);
+                model.learn(&unit, part.estimated_ns / count, ratio, trust);
             }
         }
     }

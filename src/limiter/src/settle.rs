@@ -58,7 +58,7 @@ where
         let outcome = stream.line.lock().measure(&segment, elapsed_ns, now_ns);
         let fraction = self.put_down(machine, outcome.span);
         self.note_release(&segment, outcome.span.end_ns);
-        segment.teach(&self.model, outcome, fraction);
+        segment.teach(&self.model, outcome, fraction, self.turns.is_contended(now_ns));
         self.end_probes(&segment);
         self.longest_ns.fetch_max(segment.longest_ns(outcome.span.busy_ns), Ordering::Relaxed);
         machine.recycle(segment.from);

@@ -7,7 +7,7 @@
 //! once, patience doubles. With nothing in flight there is nobody to wait for us on this device, and the deadline stands,
 //! which no new charge can move further away. So every wait ends.
 
-use crate::cost::Unit;
+use crate::cost::{Trust, Unit};
 use crate::machine::Machine;
 use crate::meter::{Meter, Shared};
 use crate::segment::Segment;
@@ -34,6 +34,8 @@ where
     pub(crate) fn wait(&self, machine: &M, due_ns: u64, moved_ns: i64) {
         let began_ns = machine.now_ns();
         self.end_all(machine);
+        self.tell(machine);
+        let mut has_left = false;
         let mut progress_ns = began_ns;
         loop {
             if self.settle(machine) > 0 {
@@ -47,7 +49,10 @@ where
                 break;
             }
             let until_ns = match self.in_flight() {
-                None => due_ns.min(now_ns.saturating_add(LOOK_NS)),
+                None => {
+                    has_left = has_left || self.leave_turn(machine, now_ns, due_ns);
+                    due_ns.min(now_ns.saturating_add(LOOK_NS))
+                }
                 Some((end_ns, _)) if now_ns < end_ns => due_ns.min(end_ns),
                 Some((end_ns, work_ns)) => {
                     let late_from_ns = end_ns.max(progress_ns);
@@ -65,10 +70,13 @@ where
         }
         let waited_ns = machine.now_ns().saturating_sub(began_ns);
         self.shared.words().note_throttled(waited_ns);
+        if let Some(tenant) = self.tenant() {
+            tenant.note_held_back(waited_ns);
+        }
     }
 
     /// The predicted end and GPU time of what this process has in flight and will be told of.
-    fn in_flight(&self) -> Option<(u64, u64)> {
+    pub(crate) fn in_flight(&self) -> Option<(u64, u64)> {
         let lines = self.streams();
         let found = lines.iter().filter_map(|stream| stream.line.lock().in_flight());
         found.reduce(|(end_ns, work_ns), (other_end_ns, other_work_ns)| {
@@ -113,7 +121,7 @@ where
             }
             if now_ns.saturating_sub(began_ns) >= FIRST_NS {
                 // Still running, so it takes at least this long.
-                self.model.learn(unit, FIRST_NS, 1.0, false);
+                self.model.learn(unit, FIRST_NS, 1.0, Trust::Full);
                 // Whatever is measured replaces that.
                 self.model.forget(unit.key());
                 break;

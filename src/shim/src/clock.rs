@@ -128,29 +128,72 @@ fn tie() -> u64 {
 /// Sleeps until the clock says `until_ns`, and as little longer as the system can: within tens of microseconds. Signals
 /// are handled and slept on after.
 pub fn sleep_until(until_ns: u64) {
+    let time = timespec(until_ns);
+    without_slack(|| {
+        loop {
+            // SAFETY: the pointer is to a local of the right type; an absolute sleep leaves no remainder.
+            let ended = unsafe {
+                libc::clock_nanosleep(
+                    libc::CLOCK_MONOTONIC,
+                    libc::TIMER_ABSTIME,
+                    &raw const time,
+                    std::ptr::null_mut(),
+                )
+            };
+            if ended != libc::EINTR {
+                break;
+            }
+        }
+    });
+}
+
+/// As [`sleep_until`], but no longer than until [`wake`] is called for the word, in whichever process, and not at all if it
+/// is another than `found` by then. May end sooner.
+pub fn sleep_on(word: &AtomicU64, found: u64, until_ns: u64) {
+    let time = timespec(until_ns);
+    without_slack(|| {
+        // SAFETY: the kernel reads four bytes of a word that lives, and answers EFAULT where a mapping has lost its file;
+        // the time is a local. Without FUTEX_PRIVATE_FLAG, because other processes wake.
+        unsafe {
+            libc::syscall(
+                libc::SYS_futex,
+                lower_half(word),
+                libc::FUTEX_WAIT_BITSET,
+                found as u32,
+                &raw const time,
+                std::ptr::null::<u32>(),
+                libc::FUTEX_BITSET_MATCH_ANY,
+            )
+        };
+    });
+}
+
+/// Wakes up whoever sleeps on a word.
+pub fn wake(word: &AtomicU64) {
+    // SAFETY: the kernel only compares the address.
+    unsafe { libc::syscall(libc::SYS_futex, lower_half(word), libc::FUTEX_WAKE, i32::MAX) };
+}
+
+/// A futex is 32 bits: those that change with every change of a word of time, on a little-endian machine.
+fn lower_half(word: &AtomicU64) -> *const u32 {
+    word.as_ptr().cast_const().cast()
+}
+
+fn timespec(at_ns: u64) -> libc::timespec {
+    libc::timespec {
+        tv_sec: (at_ns / 1_000_000_000) as libc::time_t,
+        tv_nsec: (at_ns % 1_000_000_000) as libc::c_long,
+    }
+}
+
+/// Sleeps by the finest timers there are: the kernel may put a thread's off by its slack, 50 us unless the program says
+/// otherwise.
+fn without_slack(sleep: impl FnOnce()) {
     const FINEST_NS: libc::c_ulong = 1;
-    // The kernel may put a thread's timers off by its slack, 50 us unless the program says otherwise.
     // SAFETY: reads a setting of this thread.
     let slack_ns = unsafe { libc::prctl(libc::PR_GET_TIMERSLACK, 0, 0, 0, 0) };
     set_slack(FINEST_NS);
-    let time = libc::timespec {
-        tv_sec: (until_ns / 1_000_000_000) as libc::time_t,
-        tv_nsec: (until_ns % 1_000_000_000) as libc::c_long,
-    };
-    loop {
-        // SAFETY: the pointer is to a local of the right type; an absolute sleep leaves no remainder.
-        let ended = unsafe {
-            libc::clock_nanosleep(
-                libc::CLOCK_MONOTONIC,
-                libc::TIMER_ABSTIME,
-                &raw const time,
-                std::ptr::null_mut(),
-            )
-        };
-        if ended != libc::EINTR {
-            break;
-        }
-    }
+    sleep();
     if slack_ns > 0 {
         set_slack(slack_ns as libc::c_ulong);
     }

@@ -12,10 +12,15 @@ use crate::driver;
 use crate::log;
 use crate::slice::{self, Slice};
 use events::Gpu;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use vcuda_core::arbiter::Tenant;
+use vcuda_core::arbiter::words::{Arbiter, Terms};
 use vcuda_core::compute::{ComputeAccount, ComputeWords};
+use vcuda_core::control::Control;
+use vcuda_core::device::DeviceIndex;
 use vcuda_core::share::Share;
-use vcuda_core::sharing::Sharing;
+use vcuda_core::sharing::{Priority, Sharing, Weight};
 use vcuda_driver::cuda::types::CUcontext;
 use vcuda_driver::result::CUresult;
 use vcuda_limiter::cost::Unit;
@@ -25,10 +30,12 @@ use vcuda_limiter::meter::{Meter, Shared, StreamOf};
 /// A stream's time line.
 pub type Stream = StreamOf<Gpu>;
 
-/// The words shared with the container's other processes.
+/// The words shared with the container's other processes, and those shared with other containers.
 pub struct Words {
     account: ComputeAccount,
+    arbiter: Option<(Arc<Control>, DeviceIndex)>,
     told: AtomicBool,
+    told_of_arbiter: AtomicBool,
 }
 
 impl Shared for Words {
@@ -41,6 +48,17 @@ impl Shared for Words {
             log::error!("control file {lost}; the compute share holds for this process alone from now on");
         }
         words
+    }
+
+    fn arbiter(&self) -> Option<&Arbiter> {
+        let (control, device) = self.arbiter.as_ref()?;
+        let arbiter = control.arbiter(*device);
+        if let Err(lost) = &arbiter
+            && !self.told_of_arbiter.swap(true, Ordering::Relaxed)
+        {
+            log::error!("arbiter file {lost}; this program takes no turns with other containers from now on");
+        }
+        arbiter.ok()
     }
 }
 
@@ -55,25 +73,56 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// Holds the container to `share` of a device, if there is one, and shares the device as told.
-    pub fn new(account: ComputeAccount, share: Option<Share>, sharing: Sharing) -> Pace {
-        let share_ppm = share.unwrap_or(Share::WHOLE).ppm();
-        let words = Words { account, told: AtomicBool::new(false) };
-        words.words().set_share_ppm(share_ppm);
+    /// Holds the container to `share` of a device, if there is one, and shares the device as told with the other containers
+    /// of `arbiter`.
+    pub fn new(
+        account: ComputeAccount,
+        control: &Control,
+        arbiter: Option<(Arc<Control>, DeviceIndex)>,
+        share: Option<Share>,
+        sharing: Sharing,
+    ) -> Pace {
+        let tenant = arbiter.is_some().then(|| Tenant::new(control.generation(), terms(share, sharing)));
+        let told = AtomicBool::new(false);
+        let words = Words { account, arbiter, told, told_of_arbiter: AtomicBool::new(false) };
+        words.words().set_share_ppm(share.unwrap_or(Share::WHOLE).ppm());
         words.words().set_sharing(Some(sharing));
+        if let (Some(tenant), Some(arbiter)) = (&tenant, words.arbiter()) {
+            tenant.enter(arbiter, Gpu.now_ns());
+        }
+        let most = most(share, sharing, tenant.is_some());
         Pace {
-            meter: Meter::new(words, share_ppm),
+            meter: Meter::of_tenant(words, most.ppm(), tenant),
             sharing: AtomicU64::new(sharing.to_word()),
             primary_context: AtomicU64::new(0),
         }
     }
 
-    /// Another share from now on; without one all of the time is the container's, and is measured as before.
-    pub fn set_share(&self, share: Option<Share>) {
-        let share = share.unwrap_or(Share::WHOLE);
-        if share.ppm() != self.meter.share_ppm() {
-            self.meter.change_share(&Gpu, share.ppm());
-            log::info!("the compute limit is {share} now");
+    /// Another share and another way to share from now on; without a share all of the time is the container's, and is
+    /// measured as before.
+    pub fn set(&self, share: Option<Share>, sharing: Option<Sharing>) {
+        let words = &self.meter.shared;
+        if sharing != self.sharing() {
+            self.sharing.store(sharing.map_or(0, Sharing::to_word), Ordering::Relaxed);
+            words.words().set_sharing(sharing);
+            if let Some(sharing) = sharing {
+                log::info!("GPU time is shared by {sharing} now");
+            }
+        }
+        let ways = sharing.unwrap_or(Sharing {
+            elastic: false,
+            weight: Weight::of_share(share),
+            priority: Priority::Normal,
+        });
+        let tenant = self.meter.tenant();
+        let most = most(share, ways, tenant.is_some());
+        if most.ppm() != self.meter.share_ppm() {
+            self.meter.change_share(&Gpu, most.ppm());
+            log::info!("the compute limit is {most} now");
+        }
+        words.words().set_share_ppm(share.unwrap_or(Share::WHOLE).ppm());
+        if let Some(tenant) = tenant {
+            tenant.set_terms(terms(share, ways));
         }
     }
 
@@ -81,17 +130,19 @@ impl Pace {
     pub fn sharing(&self) -> Option<Sharing> {
         Sharing::from_word(self.sharing.load(Ordering::Relaxed))
     }
+}
 
-    /// Shares the device so from now on.
-    pub fn set_sharing(&self, sharing: Option<Sharing>) {
-        if sharing == self.sharing() {
-            return;
-        }
-        self.sharing.store(sharing.map_or(0, Sharing::to_word), Ordering::Relaxed);
-        self.meter.shared.words().set_sharing(sharing);
-        if let Some(sharing) = sharing {
-            log::info!("GPU time is shared by {sharing} now");
-        }
+/// The most that a container may have. Where nobody sees to it that others get theirs an elastic share is as any other.
+fn most(share: Option<Share>, sharing: Sharing, takes_turns: bool) -> Share {
+    share.filter(|_| !(sharing.elastic && takes_turns)).unwrap_or(Share::WHOLE)
+}
+
+/// A share as the arbiter takes it.
+fn terms(share: Option<Share>, sharing: Sharing) -> Terms {
+    Terms {
+        weight: sharing.weight.get() as u16,
+        share_ppm: share.map_or(0, Share::ppm),
+        is_high: sharing.priority == Priority::High,
     }
 }
 
@@ -151,8 +202,16 @@ pub fn interrupt_all(is_concerned: impl Fn(&Place) -> bool, driver: impl FnOnce(
     driver()
 }
 
+/// Others that share the devices should know for how long these are busy.
+fn about_to_wait() {
+    for pace in slice::started().into_iter().flat_map(|slice| slice.paces()) {
+        pace.meter.about_to_wait(&Gpu);
+    }
+}
+
 /// The program waits for a stream: what is done then is measured, for free.
 pub fn synchronize(stream: StreamName, driver: impl FnOnce() -> CUresult) -> CUresult {
+    about_to_wait();
     let called_ns = Gpu.now_ns();
     driver()?;
     if let Some(slice) = slice::started()
@@ -186,9 +245,10 @@ pub fn synchronize_context(context: CUcontext, synchronize: impl FnOnce() -> CUr
 
 /// The program waits for something else than streams.
 pub fn synchronize_somehow(driver: impl FnOnce() -> CUresult) -> CUresult {
+    about_to_wait();
     driver()?;
     for pace in slice::started().into_iter().flat_map(|slice| slice.paces()) {
-        pace.meter.settle(&Gpu);
+        pace.meter.has_waited(&Gpu);
     }
     Ok(())
 }

@@ -25,10 +25,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 use vcuda_core::control::Control;
-use vcuda_core::device::DeviceIndex;
+use vcuda_core::device::{DeviceIndex, Uuid};
 use vcuda_core::error::{ControlError, Lost};
 use vcuda_core::limits::{Gpu, Limits, LimitsError, LogLevel};
-use vcuda_core::location::{default_path, default_path_to_read};
+use vcuda_core::location::{default_arbiter_path, default_path, default_path_to_read};
 use vcuda_core::slots::Slot;
 use vcuda_driver::cuda::types::{CUcontext, CUdevice, CUstream};
 use vcuda_driver::result::CUerror;
@@ -167,8 +167,7 @@ impl Slice {
                 quota.set_limit_bytes(limits.memory_bytes);
             }
             if let Some(pace) = pace {
-                pace.set_share(limits.share);
-                pace.set_sharing(limits.sharing);
+                pace.set(limits.share, limits.sharing);
             }
             if quota.is_none() && limits.memory_bytes.is_some() || pace.is_none() && limits.sharing.is_some()
             {
@@ -197,6 +196,7 @@ impl Slice {
     }
 
     fn new(limits: &Limits) -> Result<Slice, StartError> {
+        let own_limits = limits;
         let devices = driver::devices().map_err(StartError::Driver)?;
         let found = container::gpus(&devices);
         let gpus: Vec<Gpu> = found.iter().map(|found| found.gpu.clone()).collect();
@@ -213,6 +213,7 @@ impl Slice {
         let places = devices.iter().map(place).collect();
         let mut quotas = Vec::with_capacity(devices.len());
         let mut paces = Vec::with_capacity(devices.len());
+        let mut arbiter = None;
         for device in &devices {
             let here = found.iter().zip(&limits_here);
             let mut here = here.filter(|(found, _)| found.gpu.uuid.bytes() == device.uuid);
@@ -233,8 +234,11 @@ impl Slice {
                 Some(limit_bytes) => Some(quota(&control, &slot, index, device, found, limit_bytes)?),
                 None => None,
             });
-            let pace = |sharing| Pace::new(slot.compute_account(index), limits.share, sharing);
-            paces.push(limits.sharing.map(pace));
+            paces.push(limits.sharing.map(|sharing| {
+                let arbiter = arbiter.get_or_insert_with(|| open_arbiter(own_limits));
+                let seat = arbiter.as_ref().and_then(|arbiter| seat(arbiter, found.gpu.uuid));
+                Pace::new(slot.compute_account(index), &control, seat, limits.share, sharing)
+            }));
         }
         Ok(Slice {
             control,
@@ -281,6 +285,27 @@ fn quota(
         resident_threads: device.multiprocessors * device.threads_per_multiprocessor,
     };
     Ok(Quota::new(facts, Arc::clone(control), account, Truth::new(found.managed)))
+}
+
+/// The file in which containers take turns. Without it shares hold as they do for a container by itself.
+fn open_arbiter(limits: &Limits) -> Option<Arc<Control>> {
+    let path = limits.arbiter_file.clone().map_or_else(default_arbiter_path, Ok);
+    let opened = path.and_then(Control::open_or_create);
+    if let Err(error) = &opened {
+        log::warning!(
+            "{error}; this program takes no turns with other containers, and elastic shares are hard ones"
+        );
+    }
+    opened.ok()
+}
+
+/// The place of a device in the file in which containers take turns.
+fn seat(arbiter: &Arc<Control>, device: Uuid) -> Option<(Arc<Control>, DeviceIndex)> {
+    let index = arbiter.device(device);
+    if let Err(error) = &index {
+        log::warning!("{error}; this program takes no turns on GPU {device} with other containers");
+    }
+    Some((Arc::clone(arbiter), index.ok()?))
 }
 
 /// Writes down what a device is limited to, for others to read.

@@ -113,6 +113,8 @@ enum Stamp {
 pub struct Device {
     pub behaviour: Behaviour,
     pub truth: Truth,
+    /// The same, of each process.
+    pub truths: Vec<Truth>,
     now_ns: u64,
     streams: Vec<Stream>,
     /// When kernels of full width, when all kernels, and when copies are done.
@@ -137,6 +139,7 @@ impl Device {
         Self {
             behaviour,
             truth: Truth::default(),
+            truths: Vec::new(),
             now_ns: 0,
             streams: Vec::new(),
             whole_free_ns: 0,
@@ -360,6 +363,11 @@ impl Device {
             Engine::Copy => self.copy_free_ns = end_ns,
         }
         self.truth.add(start_ns, end_ns);
+        let process = self.streams[index].process;
+        if self.truths.len() <= process {
+            self.truths.resize_with(process + 1, Truth::default);
+        }
+        self.truths[process].add(start_ns, end_ns);
     }
 
     fn release(&mut self, gate: usize, at_ns: u64) {

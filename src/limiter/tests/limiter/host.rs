@@ -4,6 +4,7 @@ use crate::chance::Chance;
 use crate::device::{Device, Work};
 use parking_lot::{Condvar, Mutex};
 use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, Ordering};
 use vcuda_limiter::machine::{Machine, Progress};
 
 /// How calls and sleep behave, in nanoseconds.
@@ -276,5 +277,21 @@ impl Machine for Host<'_> {
             late_ns += self.chance.between(1_000_000, 5_000_000);
         }
         self.come_to(until_ns.max(self.now()) + late_ns);
+    }
+
+    fn pause(&self) {
+        self.spend(1_000);
+    }
+
+    /// Looks at the word every tenth of a millisecond, for which no time is charged.
+    fn sleep_on(&self, word: &AtomicU64, found: u64, until_ns: u64) {
+        const STEP_NS: u64 = 100_000;
+        while self.now() + STEP_NS < until_ns {
+            self.spend(STEP_NS);
+            if word.load(Ordering::Relaxed) != found {
+                return self.sleep_until(self.now());
+            }
+        }
+        self.sleep_until(until_ns);
     }
 }

@@ -10,6 +10,7 @@ mod lessons;
 mod oracle;
 mod processes;
 mod program;
+mod sharing;
 mod steady;
 mod truth;
 mod variety;

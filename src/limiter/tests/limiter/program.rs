@@ -189,6 +189,9 @@ impl Lane {
 
     pub fn wait<'w>(&self, host: &Host<'w>, limit: &Limit<'_, 'w>) {
         let called_ns = host.now();
+        if let Limit::Meter(meter) = limit {
+            meter.about_to_wait(host);
+        }
         host.synchronize(self.stream);
         if let (Limit::Meter(meter), Some(stream)) = (limit, &self.limits) {
             meter.synchronized(host, stream, called_ns);

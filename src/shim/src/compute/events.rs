@@ -12,7 +12,7 @@ use crate::hash::WordMap;
 use crate::live;
 use crate::slice;
 use parking_lot::Mutex;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use vcuda_driver::cuda::types::{CUcontext, CUevent};
 use vcuda_driver::result::CUerror;
 use vcuda_limiter::machine::{Machine, Progress};
@@ -127,6 +127,14 @@ impl Machine for Gpu {
                 return;
             }
         }
+    }
+
+    fn sleep_on(&self, word: &AtomicU64, found: u64, until_ns: u64) {
+        clock::sleep_on(word, found, until_ns);
+    }
+
+    fn wake(&self, word: &AtomicU64) {
+        clock::wake(word);
     }
 }
 
