@@ -46,6 +46,8 @@ use std::time::Duration;
 
 /// The limits file that is found without any variable and outranks them all.
 pub const SYSTEM_FILE: &str = "/etc/vcuda/limits.json";
+/// Where a container finds the limits files of its shares, `NAME.json` each.
+pub const SHARES_DIRECTORY: &str = "/etc/vcuda/shares.d";
 /// Names a limits file elsewhere.
 pub const LIMITS_FILE_VARIABLE: &str = "VCUDA_LIMITS_FILE";
 /// The memory limit: one amount for every GPU, or `index=amount` and `GPU-uuid=amount`, comma-separated.

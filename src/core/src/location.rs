@@ -12,6 +12,13 @@ use std::path::{Path, PathBuf};
 use crate::error::{ControlError, ControlErrorKind as Kind};
 use crate::region::{directory_is_writable, effective_user};
 
+/// Where a machine keeps its shares, each in a directory of its name.
+pub const SHARES_ON_HOST: &str = "/var/lib/vcuda/shares";
+/// Where a container finds the control files of its shares, each in a directory of the share's name.
+pub const SHARES_IN_CONTAINER: &str = "/run/vcuda/shares";
+/// A share's control file, in its directory.
+pub const SHARE_CONTROL_FILE: &str = "control";
+
 /// The control file of this user where none is named: `/dev/shm/vcuda-UID/control`, or `/tmp/vcuda-UID/control` where
 /// `/dev/shm` cannot be written to. Makes the directory, mode 0700, if it does not exist.
 ///

@@ -1,0 +1,33 @@
+//! Shares of a machine's GPUs, for containers: making, listing and removing them.
+//!
+//! A share is a directory `/var/lib/vcuda/shares/NAME` with a limits file, a control file and a description, and a CDI file
+//! by which a container runtime mounts the first two, with the library, into each container that names the share. Every
+//! container that does so is in the same share, and spends from the same quota.
+//!
+//! For tools: they may be killed at any instruction, and the next one finds either a whole share or none. Must never let a
+//! container come up with a share's device and without its limits.
+#![forbid(unsafe_code)]
+
+mod cdi;
+mod error;
+mod files;
+mod name;
+mod places;
+mod promises;
+mod record;
+mod share;
+mod step;
+mod store;
+#[cfg(test)]
+mod tests;
+mod users;
+mod wanted;
+
+pub use cdi::{KIND, MERGE_COMMAND};
+pub use error::ShareError;
+pub use name::{MOST_CHARACTERS, USABLE, is_usable};
+pub use places::{CDI_OF_COMMANDS, CDI_OF_DAEMONS, LIBRARY_IN_CONTAINER, PRELOAD_ON_HOST, Places};
+pub use share::Share;
+pub use store::{Store, Swept};
+pub use users::Users;
+pub use wanted::{MadeBy, Priority, Wanted};
