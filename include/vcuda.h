@@ -62,6 +62,7 @@ extern "C" {
 #define VCUDA_PHASE_LOST 4 /* the driver could not bring it back; it can only be ended */
 
 /* Flags in vcuda_slot.suspension. */
+#define VCUDA_SUSPENSION_SEVERAL (UINT64_C(1) << 10)   /* counts in other control files as well: can't be suspended */
 #define VCUDA_SUSPENSION_IDLE (UINT64_C(1) << 11)      /* put aside for being idle: comes back when it calls */
 #define VCUDA_SUSPENSION_WANTED (UINT64_C(1) << 12)    /* a call waits for it to come back */
 #define VCUDA_SUSPENSION_MANAGED (UINT64_C(1) << 13)   /* has managed memory, which can't be suspended */

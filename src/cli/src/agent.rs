@@ -49,7 +49,7 @@ pub fn open_slice(name: &str) -> Result<Slice> {
 }
 
 /// Whether the preloaded library is in this process: its hooks would answer in the driver's place.
-fn is_limited() -> bool {
+pub fn is_limited() -> bool {
     std::fs::read_to_string("/proc/self/maps")
         .is_ok_and(|maps| maps.lines().any(|line| line.ends_with("/libvcuda.so")))
 }

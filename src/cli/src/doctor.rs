@@ -8,7 +8,6 @@ mod driver;
 mod finding;
 mod hooks;
 mod limits;
-mod nvml;
 mod suspend;
 mod system;
 

@@ -8,11 +8,13 @@ mod doctor;
 mod duration;
 mod inspect;
 mod manual;
+mod nvml;
 mod ps;
 mod release;
 mod resume;
 mod run;
 mod set;
+mod share;
 mod sharing;
 mod size;
 mod suspend;
@@ -47,6 +49,11 @@ enum Command {
     Resume(resume::Resume),
     /// Put programs with --idle-release aside while others need their memory; runs until it is ended
     Release(release::Release),
+    /// Make, list and remove shares of GPUs for containers
+    Share(share::Share),
+    /// Add the library to an image's own /etc/ld.so.preload: the hook of shares made with --merge-preload
+    #[command(hide = true)]
+    MergePreload(share::MergePreload),
     /// Show what was found here, and what can't be enforced and why
     Doctor(doctor::Doctor),
     /// Print completions for a shell
@@ -65,6 +72,8 @@ fn main() -> ExitCode {
         Command::Suspend(suspend) => (suspend.execute(), 1),
         Command::Resume(resume) => (resume.execute(), 1),
         Command::Release(release) => (release.execute(), 1),
+        Command::Share(share) => (share.execute(), 1),
+        Command::MergePreload(merge) => (merge.execute(), 1),
         Command::Doctor(doctor) => (doctor.execute(), 2),
         Command::Completions(completions) => (completions.execute(), 1),
         Command::Man(man) => (man.execute(), 1),

@@ -18,8 +18,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use vcuda_core::control::Control;
 use vcuda_core::limits::{
-    CONTROL_FILE_VARIABLE, LIMIT_VARIABLES, LIMITS_FILE_VARIABLE, Limits, Overrides, SYSTEM_FILE, Source,
-    parse_span,
+    CONTROL_FILE_VARIABLE, LIMIT_VARIABLES, LIMITS_FILE_VARIABLE, Limits, Overrides, SHARES_DIRECTORY,
+    SYSTEM_FILE, Source, list_directory, parse_span, read_file,
 };
 use vcuda_slices::RunFiles;
 use vcuda_slices::limits_file::is_limits_file;
@@ -106,10 +106,9 @@ impl Run {
     fn limits(&self) -> Result<Limits> {
         let chosen_here =
             self.has_limit_options() || self.limits_file.is_some() || self.control_file.is_some();
-        if chosen_here && Path::new(SYSTEM_FILE).exists() {
-            bail!(
-                "{SYSTEM_FILE} sets the limits here and can't be overruled; run without options, or change it"
-            );
+        let above = [SHARES_DIRECTORY, SYSTEM_FILE].into_iter().find(|path| Path::new(path).exists());
+        if let Some(path) = above.filter(|_| chosen_here) {
+            bail!("{path} sets the limits here and can't be overruled; run without options, or change it");
         }
         let inherited = |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
         if self.has_limit_options() {
@@ -135,7 +134,7 @@ impl Run {
             Some(_) if LIMIT_VARIABLES.contains(&name) => None,
             _ => inherited(name),
         };
-        let limits = Limits::load(&variable, &vcuda_core::limits::read_file)?;
+        let limits = Limits::load(&variable, &read_file, &list_directory)?;
         if limits.source() == &Source::Nothing {
             bail!("no limit given: say --memory 4GiB, --cores 30, or --limits-file FILE");
         }
@@ -143,9 +142,9 @@ impl Run {
     }
 
     /// The files of this run: what it counts in, and its limits, in a file of its own even if they were given in other
-    /// ways, so that they can be changed while it runs. `None` where the system's file says everything.
+    /// ways, so that they can be changed while it runs. `None` where the system's file or shares say everything.
     fn files(&self, limits: &mut Limits) -> Result<Option<RunFiles>> {
-        if limits.source() == &Source::SystemFile {
+        if matches!(limits.source(), Source::SystemFile | Source::Shares) {
             return Ok(None);
         }
         let chosen = match &self.control_file {

@@ -6,10 +6,12 @@
 //! that names its place and what would be right.
 //!
 //! Precedence, highest first:
-//! 1. [`SYSTEM_FILE`], which needs no variable to be found and makes all limit variables void;
-//! 2. the file that `VCUDA_LIMITS_FILE` names, which makes all but `VCUDA_CONTROL_FILE` and `VCUDA_ARBITER_FILE` void;
-//! 3. `VCUDA_MEMORY_LIMIT`, `VCUDA_CORE_LIMIT`, `VCUDA_ELASTIC`, `VCUDA_WEIGHT` and `VCUDA_PRIORITY`, each by itself;
-//! 4. where one of those is absent, what HAMi writes in its place: `CUDA_DEVICE_MEMORY_LIMIT` and
+//! 1. the files in [`SHARES_DIRECTORY`], one for each share that a container was given; where there is that directory,
+//!    all else is void;
+//! 2. [`SYSTEM_FILE`], which needs no variable to be found and makes all limit variables void;
+//! 3. the file that `VCUDA_LIMITS_FILE` names, which makes all but `VCUDA_CONTROL_FILE` and `VCUDA_ARBITER_FILE` void;
+//! 4. `VCUDA_MEMORY_LIMIT`, `VCUDA_CORE_LIMIT`, `VCUDA_ELASTIC`, `VCUDA_WEIGHT` and `VCUDA_PRIORITY`, each by itself;
+//! 5. where one of those is absent, what HAMi writes in its place: `CUDA_DEVICE_MEMORY_LIMIT` and
 //!    `CUDA_DEVICE_SM_LIMIT`, alone and with `_<index>`, and `CUDA_TASK_PRIORITY`.
 
 mod amount;
@@ -21,6 +23,7 @@ mod gpu;
 mod json_keys;
 mod log_level;
 mod rewrite;
+mod shares;
 mod source;
 mod span;
 #[cfg(test)]
@@ -34,12 +37,15 @@ pub use file::{MAX_FILE_BYTES, digest, parse as parse_file, read_file};
 pub use gpu::{Gpu, Selector};
 pub use log_level::LogLevel;
 pub use rewrite::rewrite;
+pub use shares::list_directory;
 pub use source::Source;
 pub use span::parse_span;
 pub use watch::Watch;
 
+use crate::device::Uuid;
 use crate::share::Share;
 use crate::sharing::{Priority, Sharing, Weight};
+use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -85,6 +91,8 @@ pub const LIMIT_VARIABLES: [&str; 6] = [
 pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 /// Reads a whole file: `Ok(None)` if there is none. [`read_file`] is the real one.
 pub type ReadFile<'a> = &'a dyn Fn(&Path) -> io::Result<Option<Vec<u8>>>;
+/// The names of what is in a directory: `Ok(None)` if there is none. [`list_directory`] is the real one.
+pub type ListDirectory<'a> = &'a dyn Fn(&Path) -> io::Result<Option<Vec<OsString>>>;
 
 /// Everything that was configured, checked for form; [`Limits::resolve`] checks it against the GPUs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,6 +116,8 @@ pub struct Limits {
     elastic: Vec<Entry<bool>>,
     weights: Vec<Entry<Weight>>,
     priorities: Vec<Entry<Priority>>,
+    /// What each of a container's shares says, whose limits together are these.
+    shares: Vec<Limits>,
 }
 
 /// What is said elsewhere than in variables, such as on a command line, and outranks them. Each is a name for
@@ -174,8 +184,12 @@ impl DeviceEntries<'_> {
 impl Limits {
     /// Reads the configuration of a process. Fails on anything malformed and on files that can't be read;
     /// an absent configuration is not an error, see [`Limits::is_unlimited`].
-    pub fn load(environment: Environment, read: ReadFile) -> Result<Limits, LimitsError> {
-        let mut limits = source::load(environment, read)?;
+    pub fn load(
+        environment: Environment,
+        read: ReadFile,
+        list: ListDirectory,
+    ) -> Result<Limits, LimitsError> {
+        let mut limits = source::load(environment, read, list)?;
         let (log_level, warning) = LogLevel::from_environment(environment);
         limits.log_level = log_level;
         limits.warnings.extend(warning);
@@ -185,7 +199,7 @@ impl Limits {
     /// [`Limits::load`] for the calling process, with its own environment and files.
     pub fn of_this_process() -> Result<Limits, LimitsError> {
         let variable = |name: &str| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned());
-        patiently(|| Limits::load(&variable, &read_file))
+        patiently(|| Limits::load(&variable, &read_file, &list_directory))
     }
 
     /// The limits of `overrides`, and of the variables for what those leave open. Reads no file, and leaves
@@ -195,9 +209,9 @@ impl Limits {
     }
 
     /// Whether no limit was configured at all, or none but 100 % of the time, so that programs run as if this
-    /// project were absent.
+    /// project were absent. Never in a container with shares, which has nothing else.
     pub fn is_unlimited(&self) -> bool {
-        self.memory.is_empty() && !self.has_compute()
+        self.shares.is_empty() && self.memory.is_empty() && !self.has_compute()
     }
 
     /// Whether the time of any GPU is limited, or anything is said of how it is shared.
@@ -212,6 +226,19 @@ impl Limits {
 
     fn has_sharing(&self) -> bool {
         !(self.elastic.is_empty() && self.weights.is_empty() && self.priorities.is_empty())
+    }
+
+    /// The limits by control file: those of each share of a container, else these as they are.
+    pub fn parts(&self) -> &[Limits] {
+        if self.shares.is_empty() { std::slice::from_ref(self) } else { &self.shares }
+    }
+
+    /// Whether this [part](Limits::parts) is of the GPU `uuid`. A share is of one GPU; else there is one part for all.
+    pub fn is_of(&self, uuid: Uuid) -> bool {
+        match shares::gpu(self) {
+            Some(start) => uuid.to_string().get(gpu::KIND_CHARACTERS..) == Some(start),
+            None => true,
+        }
     }
 
     /// Where the limits come from.
@@ -289,6 +316,7 @@ impl Limits {
             elastic: Vec::new(),
             weights: Vec::new(),
             priorities: Vec::new(),
+            shares: Vec::new(),
         }
     }
 }

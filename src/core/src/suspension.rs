@@ -27,6 +27,8 @@ use std::time::Duration;
 const PHASE_BITS: u64 = 0xf;
 const DEVICE_SHIFT: u32 = 4;
 const DEVICE_BITS: u64 = 0x3f << DEVICE_SHIFT;
+/// The process counts in other control files as well, one for each share of its container.
+pub const SEVERAL: u64 = 1 << 10;
 /// Put aside because it was idle: it comes back when it calls.
 pub const IDLE: u64 = 1 << 11;
 /// A call of the process waits for it to come back.
@@ -98,6 +100,11 @@ impl Suspension {
     /// Whether the process has shared memory with another one.
     pub const fn has_shared(self) -> bool {
         self.0 & SHARED != 0
+    }
+
+    /// Whether the process has several shares: putting it aside takes it off the GPUs of all of them.
+    pub const fn has_several(self) -> bool {
+        self.0 & SEVERAL != 0
     }
 
     /// Memory that the process waits for in MiB, and the index of the device; `None` if it lacks nothing.
@@ -207,12 +214,14 @@ impl<'a> SuspensionWords<'a> {
         self.update(|word| word & below | tenths << IDLE_RELEASE_SHIFT);
     }
 
-    /// Process: something stands in the way of suspending it ([`MANAGED`], [`SHARED`]), or no longer does.
+    /// Process: something stands in the way of suspending it ([`MANAGED`], [`SHARED`], [`SEVERAL`]), or no longer
+    /// does.
     pub fn set_obstacle(self, obstacle: u64, is_there: bool) {
+        let obstacle = obstacle & (MANAGED | SHARED | SEVERAL);
         if is_there {
-            self.0.suspension.fetch_or(obstacle & (MANAGED | SHARED), Ordering::SeqCst);
+            self.0.suspension.fetch_or(obstacle, Ordering::SeqCst);
         } else {
-            self.0.suspension.fetch_and(!(obstacle & (MANAGED | SHARED)), Ordering::SeqCst);
+            self.0.suspension.fetch_and(!obstacle, Ordering::SeqCst);
         }
     }
 
@@ -317,6 +326,8 @@ mod tests {
         words.set_idle_release(Some(Duration::from_millis(1500)));
         words.ask_for(80 << 10, 63);
         words.set_obstacle(MANAGED, true);
+        words.set_obstacle(SEVERAL | IDLE, true);
+        assert!(words.load().has_several() && !words.load().is_idle());
         words.set_phase(Phase::Suspending, true);
         let word = words.load();
         assert_eq!((word.phase(), word.is_idle(), word.has_managed()), (Phase::Suspending, true, true));

@@ -113,6 +113,7 @@ fn the_header_describes_what_the_library_maps() {
         ("VCUDA_PHASE_SUSPENDED", Phase::Suspended as u64),
         ("VCUDA_PHASE_RESUMING", Phase::Resuming as u64),
         ("VCUDA_PHASE_LOST", Phase::Lost as u64),
+        ("VCUDA_SUSPENSION_SEVERAL", suspension::SEVERAL),
         ("VCUDA_SUSPENSION_IDLE", suspension::IDLE),
         ("VCUDA_SUSPENSION_WANTED", suspension::WANTED),
         ("VCUDA_SUSPENSION_MANAGED", suspension::MANAGED),

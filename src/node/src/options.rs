@@ -4,6 +4,7 @@ use clap::{Parser, ValueEnum};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+use vcuda_core::location::SHARES_ON_HOST;
 
 /// Serves metrics of the GPU slices of this machine, and takes back what ended programs left behind
 ///
@@ -14,7 +15,10 @@ pub struct Options {
     /// Where to serve /metrics and /healthz. Whoever reaches it sees everybody's slices
     #[arg(long, env = "VCUDA_NODE_LISTEN", value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9478")]
     pub listen: SocketAddr,
-    /// Also read the control files DIR/NAME and DIR/NAME/control, as of containers; may be given more than once
+    /// Where the shares of this machine are, if it has any
+    #[arg(long, env = vcuda_slices::SHARES_VARIABLE, value_name = "DIR", default_value = SHARES_ON_HOST)]
+    pub shares: PathBuf,
+    /// Also read the control files DIR/NAME and DIR/NAME/control, as of other tools' containers; may be given more than once
     #[arg(long, env = "VCUDA_NODE_DIRECTORIES", value_name = "DIR", value_delimiter = ':')]
     pub directory: Vec<PathBuf>,
     /// Where users' own directories vcuda-UID are; may be given more than once

@@ -30,6 +30,8 @@ const CONTROL: &str = "control";
 pub struct Places {
     /// Where users' own directories `vcuda-UID` are.
     pub users_under: Vec<PathBuf>,
+    /// Where the machine's shares are, if it has any.
+    pub shares: PathBuf,
     /// Directories of control files, and of directories with one each.
     pub directories: Vec<PathBuf>,
 }
@@ -75,7 +77,11 @@ pub struct Walked {
 impl Places {
     /// Those that `options` name.
     pub fn of(options: &Options) -> Self {
-        Self { users_under: options.users_under.clone(), directories: options.directory.clone() }
+        Self {
+            users_under: options.users_under.clone(),
+            shares: options.shares.clone(),
+            directories: options.directory.clone(),
+        }
     }
 
     /// Walks through all of them.
@@ -92,7 +98,9 @@ impl Places {
                 }
             }
         }
-        for path in &self.directories {
+        // With the first share comes its directory; named as another one, too, it is read once.
+        let shares = Some(&self.shares).filter(|path| path.is_dir() && !self.directories.contains(path));
+        for path in self.directories.iter().chain(shares) {
             walked.shares(path, visitor);
         }
         walked
@@ -208,6 +216,7 @@ mod tests {
 
         let places = Places {
             users_under: vec![path("shm"), path("missing")],
+            shares: path("no shares"),
             directories: vec![path("shares"), path("shares/two")],
         };
         let mut seen = Seen::default();
@@ -231,6 +240,10 @@ mod tests {
         assert!(reasons[&path("shares/two")].contains("Not a directory"), "{reasons:?}");
         assert!(reasons[&path("shm/vcuda-4000000")].contains("belong to user 4000000"), "{reasons:?}");
         assert_eq!(walked.left_out, 0);
+
+        let mut seen = Seen::default();
+        Places { shares: path("shares"), ..Places::default() }.walk(&mut seen);
+        assert_eq!(seen.files.len(), 2, "shares are read where they are");
     }
 
     #[test]
@@ -242,7 +255,7 @@ mod tests {
         for number in 0..=MOST_FILES {
             fs::write(directory.join(number.to_string()), "").unwrap();
         }
-        let places = Places { users_under: vec![root.path().to_owned()], directories: Vec::new() };
+        let places = Places { users_under: vec![root.path().to_owned()], ..Places::default() };
         let mut seen = Seen::default();
         let walked = places.walk(&mut seen);
         assert_eq!(seen.files.len(), MOST_FILES);

@@ -7,7 +7,8 @@
 //! GPU devices and the driver's libraries are NVIDIA's own CDI device's business (`nvidia.com/gpu`).
 
 use crate::places::{
-    LIBRARY_IN_CONTAINER, PRELOAD_IN_CONTAINER, Places, control_in_container, limits_in_container,
+    ARBITER_IN_CONTAINER, LIBRARY_IN_CONTAINER, PRELOAD_IN_CONTAINER, Places, control_in_container,
+    limits_in_container,
 };
 use crate::share::Share;
 use serde_json::{Value, json};
@@ -33,6 +34,11 @@ pub(crate) fn text(share: &Share, places: &Places) -> String {
             &control_in_container(share.name()),
             &["rw", "nosuid", "nodev", "noexec", "bind"],
         ),
+        mount(
+            &places.arbiter(),
+            Path::new(ARBITER_IN_CONTAINER),
+            &["rw", "nosuid", "nodev", "noexec", "bind"],
+        ),
     ];
     // A runtime of NVIDIA's must not give the container GPUs a second time, and all of them.
     let mut edits = json!({ "env": ["NVIDIA_VISIBLE_DEVICES=void"] });
@@ -46,7 +52,7 @@ pub(crate) fn text(share: &Share, places: &Places) -> String {
             edits["hooks"] = json!([{
                 "hookName": "createContainer",
                 "path": command,
-                "args": ["vcuda", MERGE_COMMAND],
+                "args": ["vcuda", MERGE_COMMAND, share.directory],
             }]);
         }
     }

@@ -11,6 +11,7 @@
 mod cdi;
 mod error;
 mod files;
+mod merge;
 mod name;
 mod places;
 mod promises;
@@ -25,9 +26,11 @@ mod wanted;
 
 pub use cdi::{KIND, MERGE_COMMAND};
 pub use error::ShareError;
+pub use merge::{MergeError, merge_preload};
 pub use name::{MOST_CHARACTERS, USABLE, is_usable};
 pub use places::{CDI_OF_COMMANDS, CDI_OF_DAEMONS, LIBRARY_IN_CONTAINER, PRELOAD_ON_HOST, Places};
 pub use share::Share;
 pub use store::{Store, Swept};
 pub use users::Users;
-pub use wanted::{MadeBy, Priority, Wanted};
+pub use vcuda_core::sharing::Priority;
+pub use wanted::{MadeBy, Wanted};

@@ -12,6 +12,8 @@ pub const CDI_OF_DAEMONS: &str = "/var/run/cdi";
 pub const PRELOAD_ON_HOST: &str = "/var/lib/vcuda/ld.so.preload";
 /// Where a container finds the library.
 pub const LIBRARY_IN_CONTAINER: &str = "/usr/local/vcuda/libvcuda.so";
+/// Where a container finds the file in which containers take turns on GPUs.
+pub(crate) const ARBITER_IN_CONTAINER: &str = "/run/vcuda/arbiter";
 /// Which libraries a container's programs are started with.
 pub(crate) const PRELOAD_IN_CONTAINER: &str = "/etc/ld.so.preload";
 
@@ -37,6 +39,11 @@ impl Places {
             library: library.into(),
             preload: PRELOAD_ON_HOST.into(),
         }
+    }
+
+    /// The file in which all containers of the machine take turns on its GPUs; made with the first share.
+    pub fn arbiter(&self) -> PathBuf {
+        self.preload.with_file_name("arbiter")
     }
 }
 

@@ -3,12 +3,13 @@
 //! Owns the file's form. Limits are not read from here but from the limits file, which may have been changed since; what
 //! was asked for is kept to tell a repeated request from another one.
 
-use crate::wanted::{MadeBy, Priority, Wanted};
+use crate::wanted::{MadeBy, Wanted};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use vcuda_core::share::Share as Cores;
+use vcuda_core::sharing::Priority;
 
 /// Name of the file.
 pub const FILE: &str = "share.json";
@@ -27,7 +28,7 @@ pub struct Record {
     cores_ppm: Option<u32>,
     elastic: bool,
     weight: Option<u32>,
-    priority: Option<Priority>,
+    priority: Option<String>,
     idle_release_ms: Option<u64>,
     labels: BTreeMap<String, String>,
     made_by: MadeBy,
@@ -51,7 +52,7 @@ impl Record {
             cores_ppm: wanted.cores.map(Cores::ppm),
             elastic: wanted.elastic,
             weight: wanted.weight,
-            priority: wanted.priority,
+            priority: wanted.priority.map(|priority| priority.name().to_owned()),
             idle_release_ms: wanted
                 .idle_release
                 .map(|span| u64::try_from(span.as_millis()).unwrap_or(u64::MAX)),
@@ -68,6 +69,10 @@ impl Record {
             Some(ppm) => Some(Cores::from_ppm(ppm)?),
             None => None,
         };
+        let priority = match &self.priority {
+            Some(name) => Some(Priority::parse(name)?),
+            None => None,
+        };
         (self.version == VERSION).then_some(())?;
         Some(Wanted {
             name: self.share.clone(),
@@ -76,7 +81,7 @@ impl Record {
             cores,
             elastic: self.elastic,
             weight: self.weight,
-            priority: self.priority,
+            priority,
             idle_release: self.idle_release_ms.map(Duration::from_millis),
             labels: self.labels.clone(),
             made_by: self.made_by,

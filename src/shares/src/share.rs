@@ -1,7 +1,7 @@
 //! A share as it is on the machine.
 
 use crate::error::ShareError;
-use crate::places::control_in_container;
+use crate::places::{ARBITER_IN_CONTAINER, control_in_container};
 use crate::record::{self, Record};
 use crate::wanted::Wanted;
 use crate::{KIND, files};
@@ -135,12 +135,19 @@ fn limits_text(wanted: &Wanted) -> Result<String, LimitsError> {
         (None, None) => Some(format!("{gpu}=100")),
         (None, Some(_)) => None,
     };
+    let elastic = wanted.elastic.then(|| format!("{gpu}=true"));
+    let weight = wanted.weight.map(|weight| format!("{gpu}={weight}"));
+    let priority = wanted.priority.map(|priority| format!("{gpu}={priority}"));
     let overrides = Overrides {
         memory: memory.as_deref().map(|text| ("memory", text)),
         cores: cores.as_deref().map(|text| ("cores", text)),
+        elastic: elastic.as_deref().map(|text| ("elastic", text)),
+        weight: weight.as_deref().map(|text| ("weight", text)),
+        priority: priority.as_deref().map(|text| ("priority", text)),
     };
     let mut limits = Limits::from_overrides(&overrides, &|_| None)?;
     limits.idle_release = wanted.idle_release;
+    limits.arbiter_file = Some(ARBITER_IN_CONTAINER.into());
     limits.set_control_file(control_in_container(&wanted.name));
     Ok(limits.to_text())
 }

@@ -229,6 +229,7 @@ impl Store {
             files::make_open(parent)?;
         }
         write_if_other(&self.places.preload, &preload, lasts)?;
+        Control::open_or_create(self.places.arbiter())?;
         files::make_open(&self.places.cdi)?;
         write_if_other(&share.cdi_file(), &cdi::text(share, &self.places), lasts)
     }

@@ -87,7 +87,7 @@ fn a_share_is_what_was_asked_for() {
     assert_eq!(share.cdi_id(), "vcuda.dev/share=half");
     assert_eq!(
         world.read("var/shares/half/limits.json"),
-        "{ \"version\": 1,\n  \"control_file\": \"/run/vcuda/shares/half/control\",\n  \"idle_release\": \"60000ms\",\n  \
+        "{ \"version\": 1,\n  \"control_file\": \"/run/vcuda/shares/half/control\",\n  \"arbiter_file\": \"/run/vcuda/arbiter\",\n  \"idle_release\": \"60000ms\",\n  \
          \"devices\": {\n    \"GPU-aaaaaaaa-aaaa-aaaa-aaaa-aaaaaaaaaaaa\": { \"memory\": \"4GiB\", \"cores\": 50 } } }\n"
     );
     let record: serde_json::Value = serde_json::from_str(&world.read("var/shares/half/share.json")).unwrap();
@@ -125,6 +125,7 @@ fn a_runtime_is_told_in_the_oldest_words() {
             mount("libvcuda.so", "/usr/local/vcuda/libvcuda.so", &["ro", "nosuid", "nodev", "bind"]),
             mount("var/shares/half/limits.json", "/etc/vcuda/shares.d/half.json", &ro),
             mount("var/shares/half/control", "/run/vcuda/shares/half/control", &["rw", "nosuid", "nodev", "noexec", "bind"]),
+            mount("var/arbiter", "/run/vcuda/arbiter", &["rw", "nosuid", "nodev", "noexec", "bind"]),
             mount("var/ld.so.preload", "/etc/ld.so.preload", &ro),
         ],
     });
@@ -137,8 +138,9 @@ fn a_runtime_is_told_in_the_oldest_words() {
     world.store.create(&merging).unwrap();
     let cdi: serde_json::Value = serde_json::from_str(&world.read("cdi/vcuda-merging.json")).unwrap();
     let edits = &cdi["devices"][0]["containerEdits"];
-    assert_eq!(edits["mounts"].as_array().unwrap().len(), 3, "no mount over the image's own file");
-    let hook = serde_json::json!([{ "hookName": "createContainer", "path": "/usr/bin/vcuda", "args": ["vcuda", "merge-preload"] }]);
+    assert_eq!(edits["mounts"].as_array().unwrap().len(), 4, "no mount over the image's own file");
+    let args = ["vcuda", "merge-preload", &format!("{root}/var/shares/merging")];
+    let hook = serde_json::json!([{ "hookName": "createContainer", "path": "/usr/bin/vcuda", "args": args }]);
     assert_eq!(edits["hooks"], hook);
 }
 

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 use vcuda_core::device::Uuid;
 use vcuda_core::share::Share as Cores;
+use vcuda_core::sharing::Priority;
 
 /// A share as it is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,9 +22,9 @@ pub struct Wanted {
     pub cores: Option<Cores>,
     /// Whether it may use time that others leave.
     pub elastic: bool,
-    /// Its weight beside others.
+    /// Its weight beside others, 1 to 10 000; `None` for its part of the time in percent.
     pub weight: Option<u32>,
-    /// Whether it goes before others.
+    /// Whether it goes before others; `None` for normal.
     pub priority: Option<Priority>,
     /// How long its programs must be idle before they may be put aside for others; `None` if they never may.
     pub idle_release: Option<Duration>,
@@ -80,16 +81,4 @@ impl fmt::Display for MadeBy {
             MadeBy::Plugin => "vcuda-node for a pod",
         })
     }
-}
-
-/// Whether a share goes before others of its GPU.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Priority {
-    /// After all others.
-    Low,
-    /// As most.
-    Normal,
-    /// Before all others.
-    High,
 }

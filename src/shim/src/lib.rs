@@ -29,6 +29,7 @@ mod library;
 mod live;
 mod log;
 mod mode;
+mod part;
 mod physical_memory;
 mod pool;
 mod quota;

@@ -1,4 +1,4 @@
-//! This process's part of the slice: which limits hold here, the control file, and one quota per limited
+//! This process's part of the slice: which limits hold here, its part of each control file, and one quota per limited
 //! device.
 //!
 //! Comes into being in `cuInit` and lasts as long as the process. Without limits there is none, and every
@@ -12,23 +12,22 @@ use crate::graph_memory::AllocatingGraphs;
 use crate::hash::{WordMap, WordSet};
 use crate::leaked::Leaked;
 use crate::ledger::Ledger;
-use crate::live::Lookout;
+use crate::part::Part;
 use crate::physical_memory::PhysicalMemory;
 use crate::pool::PoolDirectory;
 use crate::quota::{InFlight, Quota, QuotaFacts, mapped_pages};
 use crate::truth::Truth;
-use crate::{container, driver, fork, log, mode};
+use crate::{container, driver, fork, log, mode, suspension};
 use parking_lot::Mutex;
 use std::cell::Cell;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 use vcuda_core::control::Control;
 use vcuda_core::device::{DeviceIndex, Uuid};
 use vcuda_core::error::{ControlError, Lost};
-use vcuda_core::limits::{Gpu, Limits, LimitsError, LogLevel};
-use vcuda_core::location::{default_arbiter_path, default_path, default_path_to_read};
+use vcuda_core::limits::{Gpu, Limits, LimitsError, LogLevel, SHARES_DIRECTORY, Source};
+use vcuda_core::location::default_arbiter_path;
 use vcuda_core::slots::Slot;
 use vcuda_driver::cuda::types::{CUcontext, CUdevice, CUstream};
 use vcuda_driver::result::CUerror;
@@ -45,11 +44,8 @@ const REAP_INTERVAL: Duration = Duration::from_millis(250);
 
 /// The limits in force in this process.
 pub struct Slice {
-    control: Arc<Control>,
-    /// Held so that other processes see this one alive.
-    slot: Slot,
-    /// Where the limits come from.
-    lookout: Lookout,
+    /// One for each control file that this process counts in: of all GPUs, or of a share each.
+    parts: Vec<Part>,
     /// The GPUs of the container, against which limits are resolved.
     gpus: Vec<Gpu>,
     /// By ordinal: where in `gpus` the device is.
@@ -82,9 +78,14 @@ pub struct Slice {
 }
 
 impl Slice {
-    /// The container's control file.
-    pub fn control(&self) -> &Arc<Control> {
-        &self.control
+    /// Where this process counts.
+    pub fn parts(&self) -> &[Part] {
+        &self.parts
+    }
+
+    /// Where what is done on the GPU `uuid` counts.
+    pub fn part_of(&self, uuid: Uuid) -> Option<&Part> {
+        self.parts.iter().find(|part| part.is_of(uuid))
     }
 
     /// The quota of a device; `None` if it has no limit.
@@ -126,11 +127,6 @@ impl Slice {
         self.paces.iter().flatten()
     }
 
-    /// Its slot's number in the control file.
-    pub fn slot_index(&self) -> u16 {
-        self.slot.index()
-    }
-
     /// Marks a call under way on every limited device: which one it concerns is known only afterwards.
     pub fn begin_everywhere(&self) -> Vec<InFlight<'_>> {
         self.quotas().map(Quota::begin).collect()
@@ -158,11 +154,12 @@ impl Slice {
     /// Puts other limits into force as far as that can be done in a running process: a limit can be changed and taken
     /// away. What a process held and ran before there was any is not known, so a limit of a sort that a device did not
     /// have when the process started holds for later ones.
-    fn take(&self, limits: &Limits) -> Result<(), LimitsError> {
+    fn take(&self, part: &Part, limits: &Limits) -> Result<(), LimitsError> {
         let limits_here = limits.resolve(&self.gpus)?;
         let devices = self.places.iter().zip(self.quotas.iter().zip(&self.paces)).enumerate();
         for (ordinal, (place, (quota, pace))) in devices {
-            let Some(limits) = place.and_then(|place| limits_here.get(place)) else { continue };
+            let here = place.and_then(|place| self.gpus.get(place).zip(limits_here.get(place)));
+            let Some((_, limits)) = here.filter(|(gpu, _)| part.is_of(gpu.uuid)) else { continue };
             if let Some(quota) = quota {
                 quota.set_limit_bytes(limits.memory_bytes);
             }
@@ -178,7 +175,7 @@ impl Slice {
             }
         }
         // For the tools; lost with the file, which every charge reports.
-        let _ = self.slot.note_limits(limits.digest());
+        let _ = part.slot.note_limits(limits.digest());
         Ok(())
     }
 
@@ -192,23 +189,23 @@ impl Slice {
             }
             *last = Some(Instant::now());
         }
-        self.control.reap().is_ok_and(|reaped| reaped.pages > 0)
+        self.reap().0 > 0
     }
 
-    fn new(limits: &Limits) -> Result<Slice, StartError> {
+    /// Takes over what dead processes left: how many pages, and how many processes are being torn down just now.
+    fn reap(&self) -> (u64, u32) {
+        let reaped = self.parts.iter().filter_map(|part| part.control.reap().ok());
+        reaped.fold((0, 0), |(pages, dying), reaped| (pages + reaped.pages, dying + reaped.dying))
+    }
+
+    fn new(limits: &'static Limits) -> Result<Slice, StartError> {
         let own_limits = limits;
         let devices = driver::devices().map_err(StartError::Driver)?;
         let found = container::gpus(&devices);
         let gpus: Vec<Gpu> = found.iter().map(|found| found.gpu.clone()).collect();
-        let lookout = Lookout::new(limits);
         let limits_here = limits.resolve(&gpus).map_err(StartError::Limits)?;
-        let control = control_path(limits).and_then(Control::open_or_create).map_err(StartError::Control)?;
-        let slot = control.claim(&program_name()).map_err(StartError::Control)?;
-        slot.note_limits(limits.digest()).map_err(StartError::Lost)?;
-        control
-            .suspension_words(slot.index())
-            .map_err(StartError::Lost)?
-            .set_idle_release(limits.idle_release);
+        let parts = limits.parts().iter().map(Part::take).collect::<Result<Vec<_>, _>>()?;
+        let idle_release = suspension::declare(&parts, limits.parts()).map_err(StartError::Lost)?;
         let place = |device: &DeviceFacts| gpus.iter().position(|gpu| gpu.uuid.bytes() == device.uuid);
         let places = devices.iter().map(place).collect();
         let mut quotas = Vec::with_capacity(devices.len());
@@ -222,28 +219,30 @@ impl Slice {
                 paces.push(None);
                 continue;
             };
+            let Some(part) = parts.iter().find(|part| part.is_of(found.gpu.uuid)) else {
+                return Err(StartError::NotShared(found.gpu.uuid));
+            };
+            let (control, slot) = (&part.control, &part.slot);
             if limits.memory_bytes.is_none() && limits.sharing.is_none() {
                 quotas.push(None);
                 paces.push(None);
                 continue;
             }
             let index = control.device(found.gpu.uuid).map_err(StartError::Control)?;
-            describe(&control, index, limits.memory_bytes, found.gpu.physical_bytes)
+            describe(control, index, limits.memory_bytes, found.gpu.physical_bytes)
                 .map_err(StartError::Lost)?;
             quotas.push(match limits.memory_bytes {
-                Some(limit_bytes) => Some(quota(&control, &slot, index, device, found, limit_bytes)?),
+                Some(limit_bytes) => Some(quota(control, slot, index, device, found, limit_bytes)?),
                 None => None,
             });
             paces.push(limits.sharing.map(|sharing| {
                 let arbiter = arbiter.get_or_insert_with(|| open_arbiter(own_limits));
                 let seat = arbiter.as_ref().and_then(|arbiter| seat(arbiter, found.gpu.uuid));
-                Pace::new(slot.compute_account(index), &control, seat, limits.share, sharing)
+                Pace::new(slot.compute_account(index), control, seat, limits.share, sharing)
             }));
         }
         Ok(Slice {
-            control,
-            slot,
-            lookout,
+            parts,
             places,
             gpus,
             quotas,
@@ -257,7 +256,7 @@ impl Slice {
             large_pool_blocks: AtomicU64::new(0),
             physical: PhysicalMemory::default(),
             graphs: AllocatingGraphs::default(),
-            has_idle_release: limits.idle_release.is_some(),
+            has_idle_release: idle_release.is_some(),
             managed: Mutex::default(),
         })
     }
@@ -290,7 +289,11 @@ fn quota(
 /// The file in which containers take turns. Without it shares hold as they do for a container by itself.
 fn open_arbiter(limits: &Limits) -> Option<Arc<Control>> {
     let path = limits.arbiter_file.clone().map_or_else(default_arbiter_path, Ok);
-    let opened = path.and_then(Control::open_or_create);
+    let opened = path.and_then(|path| match limits.source() {
+        // One made here would be this container's alone.
+        Source::Shares => Control::open_existing(path),
+        _ => Control::open_or_create(path),
+    });
     if let Err(error) = &opened {
         log::warning!(
             "{error}; this program takes no turns with other containers, and elastic shares are hard ones"
@@ -317,22 +320,6 @@ fn describe(
 ) -> Result<(), Lost> {
     control.set_limit_bytes(index, limit_bytes)?;
     control.set_physical_bytes(index, physical_bytes)
-}
-
-/// The program's name, for the tools.
-fn program_name() -> String {
-    let name = std::fs::read_to_string("/proc/self/comm").unwrap_or_default();
-    name.trim_end().to_owned()
-}
-
-/// Where the container's control file is.
-fn control_path(limits: &Limits) -> Result<PathBuf, ControlError> {
-    limits.control_file.clone().map_or_else(default_path, Ok)
-}
-
-/// Where the container's control file would be, for looking at only: makes no directory.
-pub fn control_path_to_read(limits: &Limits) -> PathBuf {
-    limits.control_file.clone().unwrap_or_else(default_path_to_read)
 }
 
 /// Where this process stands.
@@ -405,21 +392,20 @@ pub fn start() -> Result<(), CUerror> {
 /// Puts limits into force that were changed since, if it is time to look. True if so.
 #[inline]
 pub fn look_at_limits() -> bool {
-    match started() {
-        Some(slice) if slice.lookout.is_due() => look_now(slice),
-        _ => false,
-    }
+    let Some(slice) = started() else { return false };
+    let due = slice.parts.iter().filter(|part| part.lookout.is_due());
+    due.fold(false, |has_changed, part| has_changed | look_now(slice, part))
 }
 
 #[cold]
-fn look_now(slice: &Slice) -> bool {
+fn look_now(slice: &Slice, part: &Part) -> bool {
     let has_changed = Cell::new(false);
     let take = |limits: &Limits| {
-        slice.take(limits)?;
+        slice.take(part, limits)?;
         has_changed.set(true);
         Ok(())
     };
-    if let Some(mistake) = slice.lookout.look(&take) {
+    if let Some(mistake) = part.lookout.look(&take) {
         log::error!("{mistake}; the limits of this program stay as they are");
     }
     has_changed.get()
@@ -457,7 +443,7 @@ pub fn is_unlimited() -> bool {
 /// Takes over what dead processes of the container left. Returns how many are being torn down just now:
 /// dead, but their device memory not all given back.
 pub fn reap() -> u32 {
-    started().and_then(|slice| slice.control.reap().ok()).map_or(0, |reaped| reaped.dying)
+    started().map_or(0, |slice| slice.reap().1)
 }
 
 /// The slice, if limits are in force in this process already.
@@ -469,12 +455,19 @@ pub fn started() -> Option<&'static Slice> {
 }
 
 /// Why limits couldn't be put into force.
-enum StartError {
+pub enum StartError {
+    /// What is configured is wrong.
     Configuration(&'static LimitsError),
+    /// It does not go with the GPUs here.
     Limits(LimitsError),
+    /// A control file can't be used.
     Control(ControlError),
+    /// A control file can't be used any more.
     Lost(Lost),
+    /// The driver fails.
     Driver(CUerror),
+    /// The container has shares, and none of this GPU.
+    NotShared(Uuid),
 }
 
 impl std::fmt::Display for StartError {
@@ -486,6 +479,11 @@ impl std::fmt::Display for StartError {
             StartError::Lost(error) => write!(formatter, "control file {error}"),
             StartError::Driver(CUerror::NOT_FOUND) => formatter.write_str(
                 "the driver is too old: it lacks calls that limits stand on; use one for CUDA 11.4 or newer (470)",
+            ),
+            StartError::NotShared(uuid) => write!(
+                formatter,
+                "{SHARES_DIRECTORY}: has no share of {uuid}, which is not this container's, then; start it with a share of \
+                 each GPU that it sees"
             ),
             StartError::Driver(error) => {
                 write!(formatter, "the driver does not describe its devices (CUDA error {})", error.code())

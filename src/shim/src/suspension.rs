@@ -3,13 +3,32 @@
 //! Owns what is noted in the slot's words; the waiting is in [`idle`](crate::idle) and in the quota. Losing the control file
 //! loses all of this, which every charge reports.
 
+use crate::part::Part;
 use crate::slice::{self, Slice};
+use std::time::Duration;
 use vcuda_core::compute::monotonic_ns;
 use vcuda_core::device::DeviceIndex;
+use vcuda_core::error::Lost;
+use vcuda_core::limits::Limits;
 use vcuda_core::suspension::{self, Phase, SuspensionWords};
 
 /// Longest that an agent promises to be there before it is seen again: as long as it may move a process's memory.
 const MOST_ATTENDED_NS: u64 = 3_600_000_000_000;
+
+/// Says in each part whether this process may be put aside, and gives after how long. Of a process with several shares,
+/// putting it aside for one would take it off the GPUs of the others: it never is.
+pub fn declare(parts: &[Part], limits: &[Limits]) -> Result<Option<Duration>, Lost> {
+    let idle_release = match limits {
+        [only] => only.idle_release,
+        _ => None,
+    };
+    for part in parts {
+        let words = part.control.suspension_words(part.slot.index())?;
+        words.set_idle_release(idle_release);
+        words.set_obstacle(suspension::SEVERAL, parts.len() > 1);
+    }
+    Ok(idle_release)
+}
 
 impl Slice {
     /// Counts an allocation of managed memory, or one less: whoever would suspend this process has to know of any.
@@ -24,21 +43,27 @@ impl Slice {
         self.note_obstacle(suspension::SHARED, true);
     }
 
-    /// The words by which this process is put aside and comes back. `None` once the file is lost: then nobody can.
+    /// The words by which this process is put aside and comes back. `None` once the file is lost: then nobody can. With
+    /// several parts nobody does, and nobody asks.
     pub fn suspension_words(&self) -> Option<SuspensionWords<'_>> {
-        self.control().suspension_words(self.slot_index()).ok()
+        let part = self.parts().first()?;
+        part.control.suspension_words(part.slot.index()).ok()
     }
 
     /// Whether there ever was an agent that makes room on a device.
     pub fn was_attended(&self, device: DeviceIndex) -> bool {
-        self.control().attended_until_ns(device) != Ok(0)
+        self.attended_until_ns(device) != Ok(0)
     }
 
     /// Whether an agent that makes room on a device is to be expected now.
     pub fn is_attended(&self, device: DeviceIndex) -> bool {
-        let until_ns = self.control().attended_until_ns(device).unwrap_or(0);
+        let until_ns = self.attended_until_ns(device).unwrap_or(0);
         // What says more was not written by an agent.
         (1..MOST_ATTENDED_NS).contains(&until_ns.saturating_sub(monotonic_ns()))
+    }
+
+    fn attended_until_ns(&self, device: DeviceIndex) -> Result<u64, Lost> {
+        self.parts().first().map_or(Ok(0), |part| part.control.attended_until_ns(device))
     }
 
     fn note_obstacle(&self, obstacle: u64, is_there: bool) {

@@ -6,10 +6,28 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use vcuda_core::limits::Limits;
+use vcuda_core::location::{SHARE_CONTROL_FILE, SHARES_IN_CONTAINER, SHARES_ON_HOST};
 
 /// Where [`default_path`](vcuda_core::location::default_path) may put a user's directory.
 pub const USER_DIRECTORY_PARENTS: [&str; 2] = ["/dev/shm", "/tmp"];
 const DIRECTORY_PREFIX: &str = "vcuda-";
+/// Names another directory of this machine's shares than the usual one.
+pub const SHARES_VARIABLE: &str = "VCUDA_SHARES";
+
+/// Where this machine's shares are, if it has any.
+pub fn shares_directory() -> PathBuf {
+    std::env::var_os(SHARES_VARIABLE).map_or_else(|| SHARES_ON_HOST.into(), PathBuf::from)
+}
+
+/// The share whose control file is here, on the machine or in a container.
+pub fn share_of(control_file: &Path) -> Option<&str> {
+    let directory = control_file.parent()?;
+    let parent = directory.parent()?;
+    let name = directory.file_name()?.to_str().filter(|name| !name.starts_with('.'))?;
+    let is_share = control_file.file_name() == Some(OsStr::new(SHARE_CONTROL_FILE))
+        && (parent == Path::new(SHARES_IN_CONTAINER) || parent == shares_directory());
+    is_share.then_some(name)
+}
 
 /// The user whose control files a directory of this name holds: 1000 of `vcuda-1000`.
 pub fn owner_of(directory_name: &OsStr) -> Option<u32> {
@@ -19,13 +37,19 @@ pub fn owner_of(directory_name: &OsStr) -> Option<u32> {
     (format!("{user}") == digits).then_some(user)
 }
 
-/// The control files to show: `named` (which must exist), the one configured here, and those in the default
-/// directories of all users who let us look.
+/// The control files to show: `named` (which must exist), those configured here, this machine's shares', and those in the
+/// default directories of all users who let us look.
 pub fn find(named: &[PathBuf]) -> Vec<PathBuf> {
     let mut found = named.to_vec();
-    found.extend(
-        Limits::of_this_process().ok().and_then(|limits| limits.control_file).filter(|path| path.exists()),
-    );
+    let configured = Limits::of_this_process();
+    let parts = configured.iter().flat_map(Limits::parts);
+    found.extend(parts.filter_map(|limits| limits.control_file.clone()).filter(|path| path.exists()));
+    let mut shares: Vec<PathBuf> = children(&shares_directory())
+        .map(|share| share.join(SHARE_CONTROL_FILE))
+        .filter(|path| share_of(path).is_some() && path.exists())
+        .collect();
+    shares.sort();
+    found.append(&mut shares);
     let is_control_file = |path: &PathBuf| {
         let name = path.file_name().unwrap_or_default();
         let is_hidden = name.as_encoded_bytes().starts_with(b".");

@@ -13,6 +13,6 @@ mod name;
 mod runs;
 pub mod truncation;
 
-pub use find::{USER_DIRECTORY_PARENTS, find, owner_of};
+pub use find::{SHARES_VARIABLE, USER_DIRECTORY_PARENTS, find, owner_of, share_of, shares_directory};
 pub use name::{Found, LookupError, find_named, name_of, shown_name};
 pub use runs::{MakeError, RunFiles, Sight, remove_ended};

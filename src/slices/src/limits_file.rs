@@ -5,7 +5,7 @@
 //! limits. For the same reason a link, which is how a run says that its limits are in a file of its user's choice, is
 //! followed to files of the link's owner only.
 
-use crate::find::files_of_user;
+use crate::find::{files_of_user, share_of};
 use rustix::fs::{FlockOperation, fcntl_lock};
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -186,9 +186,15 @@ fn lock(file: &File) {
     }
 }
 
-/// The limits files that the programs of a slice go by: the one beside its control file, those of other runs of its owner
+/// What a share's limits file is called, beside its control file.
+const SHARE_LIMITS: &str = "limits.json";
+
+/// The limits files that the programs of a slice go by: of a share its own; else the one beside its control file, those of other runs of its owner
 /// or of this user that share it, the system's, and the one that this process is told of.
 pub fn of_slice(control_file: &Path) -> Vec<LimitsFile> {
+    if share_of(control_file).is_some() {
+        return of_share(control_file).into_iter().collect();
+    }
     let mut beside = control_file.as_os_str().to_owned();
     beside.push(LIMITS_SUFFIX);
     let mut found: Vec<LimitsFile> = follow(Path::new(&beside)).into_iter().collect();
@@ -213,6 +219,16 @@ pub fn of_slice(control_file: &Path) -> Vec<LimitsFile> {
     let mut seen = HashSet::new();
     found.retain(|file| seen.insert(file.path.clone()));
     found
+}
+
+/// In the share's container, the file is elsewhere.
+fn of_share(control_file: &Path) -> Option<LimitsFile> {
+    let here = Limits::of_this_process();
+    let mut parts = here.iter().flat_map(Limits::parts).filter(|limits| limits.names(control_file));
+    match parts.next().map(Limits::source) {
+        Some(Source::Share(path)) => Some(LimitsFile::at(path)),
+        _ => follow(&control_file.with_file_name(SHARE_LIMITS)),
+    }
 }
 
 /// The regular file at `path`, or the one that the link at `path` leads to.

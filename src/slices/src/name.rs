@@ -1,9 +1,9 @@
 //! Slices as people name them.
 //!
-//! A slice is its control file. Those in a user's own directory have short names, the files' own; any other is named by
-//! its path. A process id means the slice that the process counts in.
+//! A slice is its control file. Those in a user's own directory have short names, the files' own, and so have shares; any
+//! other is named by its path. A process id means the slice that the process counts in.
 
-use crate::find::{USER_DIRECTORY_PARENTS, find, owner_of};
+use crate::find::{USER_DIRECTORY_PARENTS, find, owner_of, share_of};
 use crate::limits_file::is_limits_file;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -23,12 +23,15 @@ pub(crate) fn is_usable(name: &str) -> bool {
         && name != "control"
 }
 
-/// The short name of a slice and the user in whose directory it is.
-fn short_name(control_file: &Path) -> Option<(&str, u32)> {
+/// The short name of a slice and the user in whose directory it is; `None` for a share, which is everybody's.
+fn short_name(control_file: &Path) -> Option<(&str, Option<u32>)> {
+    if let Some(share) = share_of(control_file) {
+        return Some((share, None));
+    }
     let directory = control_file.parent()?;
     let is_known = USER_DIRECTORY_PARENTS.iter().any(|parent| directory.parent() == Some(Path::new(parent)));
     let owner = owner_of(directory.file_name()?).filter(|_| is_known)?;
-    Some((control_file.file_name()?.to_str()?, owner))
+    Some((control_file.file_name()?.to_str()?, Some(owner)))
 }
 
 /// A slice's name: short where it has one, whosever it is.
@@ -39,7 +42,9 @@ pub fn name_of(control_file: &Path) -> String {
 /// A slice's name as this user may type it: short if it is his own.
 pub fn shown_name(control_file: &Path) -> String {
     match short_name(control_file) {
-        Some((name, owner)) if owner == rustix::process::geteuid().as_raw() => name.to_owned(),
+        Some((name, owner)) if owner.is_none_or(|owner| owner == rustix::process::geteuid().as_raw()) => {
+            name.to_owned()
+        }
         _ => control_file.display().to_string(),
     }
 }
@@ -128,7 +133,7 @@ pub fn find_named(text: &str) -> Result<Found, LookupError> {
 }
 
 fn is_of(control_file: &Path, user: u32) -> bool {
-    short_name(control_file).is_some_and(|(_, owner)| owner == user)
+    short_name(control_file).is_some_and(|(_, owner)| owner.is_none_or(|owner| owner == user))
 }
 
 /// Whether a living process of this id, as it is known here, counts in the file.
@@ -169,6 +174,24 @@ mod tests {
         assert_eq!(shown_name(Path::new(&format!("/dev/shm/vcuda-{own}/a"))), "a");
         let other = format!("/dev/shm/vcuda-{}/a", own + 1);
         assert_eq!(shown_name(Path::new(&other)), other);
+    }
+
+    #[test]
+    fn shares_are_everybodys() {
+        for path in ["/var/lib/vcuda/shares/half/control", "/run/vcuda/shares/half/control"] {
+            assert_eq!(
+                (name_of(Path::new(path)), shown_name(Path::new(path))),
+                ("half".into(), "half".into())
+            );
+        }
+        for path in [
+            "/var/lib/vcuda/shares/half/limits.json",
+            "/var/lib/vcuda/shares/.half.new/control",
+            "/var/lib/vcuda/shares/control",
+            "/srv/vcuda/shares/half/control",
+        ] {
+            assert_eq!(name_of(Path::new(path)), path);
+        }
     }
 
     #[test]

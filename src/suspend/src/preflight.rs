@@ -68,6 +68,9 @@ pub(crate) fn examine(
         if target.suspension.has_managed() {
             add("has managed memory (cuMemAllocManaged), which checkpoints don't cover; it can't be suspended".into());
         }
+        if target.suspension.has_several() {
+            add("has shares of several GPUs, and would leave all of them; it can't be suspended".to_owned());
+        }
         if target.suspension.has_shared() && release.is_none_or(|release| release < RELEASE_WITH_SHARING) {
             add(format!(
                 "shares GPU memory with another process (CUDA IPC), which checkpoints cover from driver \

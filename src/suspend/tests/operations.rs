@@ -10,7 +10,7 @@ use vcuda_core::compute::monotonic_ns;
 use vcuda_core::control::Control;
 use vcuda_core::device::{DeviceIndex, Uuid};
 use vcuda_core::slots::Slot;
-use vcuda_core::suspension::{MANAGED, Phase, SHARED, Suspension};
+use vcuda_core::suspension::{MANAGED, Phase, SEVERAL, SHARED, Suspension};
 use vcuda_driver::result::{CUerror, CUresult};
 use vcuda_suspend::driver::{Checkpoint, ProcessState};
 use vcuda_suspend::lease::{Terms, Waiting};
@@ -215,6 +215,9 @@ fn what_cant_be_suspended_is_refused_untouched() {
     words.set_obstacle(MANAGED, true);
     assert!(told(&world).contains("managed memory"));
     words.set_obstacle(MANAGED, false);
+    words.set_obstacle(SEVERAL, true);
+    assert!(told(&world).contains("shares of several GPUs"));
+    words.set_obstacle(SEVERAL, false);
     words.set_obstacle(SHARED, true);
     assert!(told(&world).contains("CUDA IPC"));
     world.release = 610;

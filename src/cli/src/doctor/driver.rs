@@ -1,7 +1,7 @@
 //! The driver and the GPUs that a program started here would find.
 
 use super::finding::Finding;
-use super::nvml::{Nvml, ProcessMemory};
+use crate::nvml::{Nvml, ProcessMemory};
 use crate::size;
 use libloading::Library;
 use std::path::PathBuf;

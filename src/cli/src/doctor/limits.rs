@@ -3,7 +3,7 @@
 use super::finding::Finding;
 use crate::size;
 use vcuda_core::limits::{
-    Amount, CORE_LIMIT_VARIABLE, DeviceEntries, Entry, Gpu, Limits, MEMORY_LIMIT_VARIABLE,
+    Amount, CORE_LIMIT_VARIABLE, DeviceEntries, Entry, Gpu, Limits, MEMORY_LIMIT_VARIABLE, SHARES_DIRECTORY,
 };
 use vcuda_core::share::Share;
 use vcuda_core::sharing::{Priority, Weight};
@@ -47,6 +47,12 @@ fn findings(limits: &Limits, gpus: &[Gpu]) -> Vec<Finding> {
     match limits.entries_of(gpus) {
         Err(error) => findings.push(Finding::problem(error.to_string(), "correct it there")),
         Ok(resolved) => findings.extend(gpus.iter().zip(resolved).map(|(gpu, entries)| {
+            if !limits.parts().iter().any(|part| part.is_of(gpu.uuid)) {
+                return Finding::problem(
+                    format!("GPU {}: no share of it in {SHARES_DIRECTORY}", gpu.index),
+                    "CUDA is refused to programs that see it: start the container with a share of each GPU that it has",
+                );
+            }
             Finding::good(format!(
                 "GPU {}: {}; {}",
                 gpu.index,
@@ -113,7 +119,7 @@ mod tests {
         let variable = |name: &str| {
             variables.iter().find(|(known, _)| *known == name).map(|(_, value)| value.to_string())
         };
-        Limits::load(&variable, &|_| Ok(None)).unwrap()
+        Limits::load(&variable, &|_| Ok(None), &|_| Ok(None)).unwrap()
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::driver::is_mapped;
 use super::finding::Finding;
-use super::nvml::Nvml;
+use crate::nvml::Nvml;
 use vcuda_suspend::driver::{Unavailable, support};
 use vcuda_suspend::preflight::{Host, of_machine};
 

@@ -10,7 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use vcuda_core::control::Control;
-use vcuda_core::limits::Limits;
+use vcuda_core::limits::{Limits, Source};
 use vcuda_core::location::default_path;
 
 /// Inode of the first PID namespace; others get numbers from another range.
@@ -18,7 +18,9 @@ const FIRST_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
 
 /// Findings about this system.
 pub fn examine() -> Vec<Finding> {
-    let mut findings = vec![library(), control_directory(), kernel()];
+    let mut findings = vec![library()];
+    findings.extend(control_files());
+    findings.push(kernel());
     findings.extend(surroundings());
     findings
 }
@@ -51,9 +53,16 @@ fn library() -> Finding {
     }
 }
 
-/// A control file can be had.
-fn control_directory() -> Finding {
-    let configured = Limits::of_this_process().ok().and_then(|limits| limits.control_file);
+/// Control files can be had: of each share, or the one there is.
+fn control_files() -> Vec<Finding> {
+    match Limits::of_this_process() {
+        Ok(limits) => limits.parts().iter().map(|part| control_file(Some(part))).collect(),
+        Err(_) => vec![control_file(None)],
+    }
+}
+
+fn control_file(limits: Option<&Limits>) -> Finding {
+    let configured = limits.and_then(|limits| limits.control_file.clone());
     let path = match configured.map_or_else(default_path, Ok) {
         Ok(path) => path,
         Err(error) => {
@@ -74,6 +83,12 @@ fn control_directory() -> Finding {
                 Finding::problem(error.to_string(), "CUDA programs fail to start under a limit until then")
             }
         };
+    }
+    if limits.is_some_and(|limits| matches!(limits.source(), Source::Share(_))) {
+        return Finding::problem(
+            format!("control file {} is missing", path.display()),
+            "CUDA is refused until it is mounted: start the container with --device vcuda.dev/share=NAME",
+        );
     }
     match with_file_in(directory, |file| {
         file.write_all(&[0])?;

@@ -4,12 +4,13 @@ use anyhow::{Result, bail};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use vcuda_shares::LIBRARY_IN_CONTAINER;
 
 /// Names the library where it is in none of the usual places.
 const VARIABLE: &str = "VCUDA_LIBRARY";
 const FILE: &str = "libvcuda.so";
 
-/// The library: `VCUDA_LIBRARY`, or beside this command, or in `../lib` from there.
+/// The library: `VCUDA_LIBRARY`, or beside this command, or in `../lib` from there, or where containers have it.
 pub fn find() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os(VARIABLE) {
         let path = std::path::absolute(path)?;
@@ -24,6 +25,8 @@ pub fn find() -> Result<PathBuf> {
         directory.join(FILE),
         directory.join("../lib").join(FILE),
         directory.join("../lib/vcuda").join(FILE),
+        // What containers are given.
+        PathBuf::from(LIBRARY_IN_CONTAINER),
     ];
     match places.iter().find(|path| is_library(path)) {
         Some(path) => Ok(path.canonicalize()?),

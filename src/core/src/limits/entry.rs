@@ -194,7 +194,7 @@ fn positions<'e>(
             every = Some(position);
             continue;
         }
-        let gpu = selector.find(gpus).map_err(|error| error.at(place))?;
+        let gpu = selector.find(place, gpus)?;
         let Some(slot) = chosen.get_mut(gpu) else { continue };
         if let Some((other, _)) = slot.and_then(name) {
             return Err(LimitsError::new(

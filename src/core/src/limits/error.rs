@@ -15,11 +15,6 @@ impl LimitsError {
         LimitsError { place: place.to_owned(), problem: problem.into(), remedy: remedy.into() }
     }
 
-    /// The same mistake, found at `place`.
-    pub(super) fn at(self, place: &str) -> LimitsError {
-        LimitsError { place: place.to_owned(), ..self }
-    }
-
     /// The variable, or the file with line, column and key.
     pub fn place(&self) -> &str {
         &self.place

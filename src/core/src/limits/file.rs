@@ -16,7 +16,7 @@ use super::entry::{Quantity, add};
 use super::environment::warn_of_small_amounts;
 use super::error::quoted;
 use super::json_keys::{JsonKeys, join, line_and_column};
-use super::{Entry, Limits, LimitsError, Selector, Source, control_path, parse_span};
+use super::{Entry, Limits, LimitsError, Selector, Source, control_path, parse_span, shares};
 use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::fs::OpenOptions;
@@ -78,6 +78,7 @@ pub fn parse(path: &Path, source: Source, text: &[u8]) -> Result<Limits, LimitsE
     let file = File { path: &path, text, keys };
     let mut limits = file.limits(source, &value)?;
     limits.digest = digest(text);
+    shares::check(&path, &limits)?;
     Ok(limits)
 }
 

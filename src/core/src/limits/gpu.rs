@@ -28,9 +28,9 @@ pub enum Selector {
 }
 
 /// Characters of `GPU-` or `MIG-`.
-const KIND_CHARACTERS: usize = 4;
+pub(super) const KIND_CHARACTERS: usize = 4;
 /// Characters of a UUID after that, with its dashes.
-const UUID_CHARACTERS: usize = 36;
+pub(super) const UUID_CHARACTERS: usize = 36;
 
 impl Selector {
     /// Reads an index or a UUID. `place` names the text in errors.
@@ -72,8 +72,9 @@ impl Selector {
         Ok(())
     }
 
-    /// The position in `gpus` of the one that is meant. The error has no place yet.
-    pub(super) fn find(&self, gpus: &[Gpu]) -> Result<usize, LimitsError> {
+    /// The position in `gpus` of the one that is meant. Fails if none is, or more than one; `place` says in the error
+    /// where that was written.
+    pub fn find(&self, place: &str, gpus: &[Gpu]) -> Result<usize, LimitsError> {
         let is_meant = |gpu: &Gpu| match self {
             Selector::Every => false,
             Selector::Index(index) => gpu.index == *index,
@@ -84,9 +85,9 @@ impl Selector {
         let mut meant = gpus.iter().enumerate().filter(|(_, gpu)| is_meant(gpu));
         match (meant.next(), meant.next()) {
             (Some((position, _)), None) => Ok(position),
-            (None, _) => Err(LimitsError::new("", format!("there is no {self}"), there_are(gpus))),
+            (None, _) => Err(LimitsError::new(place, format!("there is no {self}"), there_are(gpus))),
             (Some(_), Some(_)) => Err(LimitsError::new(
-                "",
+                place,
                 format!("{self} is the start of more than one UUID"),
                 format!("write more of it; {}", there_are(gpus)),
             )),

@@ -5,7 +5,7 @@
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use super::error::quoted;
-use super::{Amount, Entry, Limits, LimitsError, Selector};
+use super::{Amount, Entry, Limits, LimitsError, Selector, shares};
 use crate::share::Share;
 use crate::sharing::{Priority, Weight};
 use std::fs::File;
@@ -65,23 +65,35 @@ impl Limits {
     }
 
     /// Puts the limits that `change` has in the place of these, kind by kind: what it says of every GPU in the place of
-    /// all, what it says of single GPUs beside what is said of others.
+    /// all, what it says of single GPUs beside what is said of others. Of a share's file, every GPU is the share's.
     ///
     /// # Errors
     /// If a GPU is named by its number here and by its UUID there: which of them are the same can't be told without
-    /// the GPUs.
+    /// the GPUs. If a share would be of another GPU.
     pub fn change(&mut self, change: &Limits) -> Result<(), LimitsError> {
-        self.memory = changed(&self.memory, &change.memory)?;
-        self.cores = changed(&self.cores, &change.cores)?;
-        self.elastic = changed(&self.elastic, &change.elastic)?;
-        self.weights = changed(&self.weights, &change.weights)?;
-        self.priorities = changed(&self.priorities, &change.priorities)?;
-        Ok(())
+        let gpu = shares::gpu_by_control_file(self);
+        self.memory = changed(&self.memory, &narrowed(&change.memory, gpu.as_ref()))?;
+        self.cores = changed(&self.cores, &narrowed(&change.cores, gpu.as_ref()))?;
+        self.elastic = changed(&self.elastic, &narrowed(&change.elastic, gpu.as_ref()))?;
+        self.weights = changed(&self.weights, &narrowed(&change.weights, gpu.as_ref()))?;
+        self.priorities = changed(&self.priorities, &narrowed(&change.priorities, gpu.as_ref()))?;
+        match gpu {
+            Some(gpu) if shares::gpu_by_control_file(self).as_ref() != Some(&gpu) => Err(LimitsError::new(
+                &gpu.to_string(),
+                "is the only GPU of this share",
+                "leave the GPU away, or make a share of the other one",
+            )),
+            _ => Ok(()),
+        }
     }
 
-    /// Removes all memory limits.
+    /// Removes all memory limits. A share's file still says which GPU it is of.
     pub fn remove_memory(&mut self) {
+        let gpu = shares::gpu_by_control_file(self);
         self.memory.clear();
+        if let Some(selector) = gpu.filter(|_| self.cores.is_empty()) {
+            self.cores.push(Entry { selector, value: Share::WHOLE, place: String::new() });
+        }
     }
 
     /// Names the control file, an absolute path.
@@ -141,6 +153,15 @@ fn listed<T>(entries: &[Entry<T>], text: impl Fn(&T) -> String) -> String {
 
 fn string(text: &str) -> String {
     serde_json::Value::from(text).to_string()
+}
+
+/// `entries`, of which those of every GPU are of `gpu`, if that is one.
+fn narrowed<T: Clone>(entries: &[Entry<T>], gpu: Option<&Selector>) -> Vec<Entry<T>> {
+    let selector = |entry: &Entry<T>| match (&entry.selector, gpu) {
+        (Selector::Every, Some(gpu)) => gpu.clone(),
+        (other, _) => other.clone(),
+    };
+    entries.iter().map(|entry| Entry { selector: selector(entry), ..entry.clone() }).collect()
 }
 
 fn changed<T: Clone>(old: &[Entry<T>], new: &[Entry<T>]) -> Result<Vec<Entry<T>>, LimitsError> {
@@ -306,6 +327,31 @@ mod tests {
             error,
             "--limit: \"GPU 0\" may be the same as GPU-8932f937; name GPUs as the limits file does: GPU-8932f937"
         );
+    }
+
+    #[test]
+    fn a_share_stays_one_of_its_gpu() {
+        const GPU: &str = "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6";
+        let share = || {
+            let mut share = limits(Some(&format!("{GPU}=4GiB")), None);
+            share.set_control_file("/run/vcuda/shares/half/control".into());
+            share
+        };
+        let mut changed = share();
+        changed.change(&limits(Some("6GiB"), Some("30"))).unwrap();
+        assert_eq!(changed.memory_text(), format!("6GiB of {GPU}"));
+        assert_eq!(changed.cores_text(), format!("30 % of {GPU}"));
+        changed.remove_memory();
+        assert_eq!(
+            (changed.memory_text().as_str(), changed.cores_text()),
+            ("none", format!("30 % of {GPU}"))
+        );
+        let mut freed = share();
+        freed.remove_memory();
+        assert_eq!(freed.cores_text(), format!("100 % of {GPU}"));
+        for other in ["GPU-11=6GiB", "0=6GiB"] {
+            share().change(&limits(Some(other), None)).unwrap_err();
+        }
     }
 
     #[test]

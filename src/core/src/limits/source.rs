@@ -2,9 +2,10 @@
 
 use super::{
     ARBITER_FILE_VARIABLE, CONTROL_FILE_VARIABLE, Environment, LIMIT_VARIABLES, LIMITS_FILE_VARIABLE, Limits,
-    LimitsError, ReadFile, SYSTEM_FILE, control_path, environment, file,
+    LimitsError, ListDirectory, ReadFile, SHARES_DIRECTORY, SYSTEM_FILE, control_path, environment, file,
+    shares,
 };
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 /// Where the limits of a process come from.
@@ -12,6 +13,10 @@ use std::path::{Path, PathBuf};
 pub enum Source {
     /// Nothing is configured.
     Nothing,
+    /// The files in [`SHARES_DIRECTORY`](super::SHARES_DIRECTORY).
+    Shares,
+    /// One of those.
+    Share(PathBuf),
     /// [`SYSTEM_FILE`].
     SystemFile,
     /// The file that `VCUDA_LIMITS_FILE` names.
@@ -20,13 +25,19 @@ pub enum Source {
     Environment,
 }
 
-pub(super) fn load(environment: Environment, read: ReadFile) -> Result<Limits, LimitsError> {
+pub(super) fn load(
+    environment: Environment,
+    read: ReadFile,
+    list: ListDirectory,
+) -> Result<Limits, LimitsError> {
+    if let Some(mut limits) = shares::load(read, list)? {
+        limits.warnings.extend(all_ignored(environment, SHARES_DIRECTORY));
+        return Ok(limits);
+    }
     let system_file = Path::new(SYSTEM_FILE);
     if let Some(bytes) = read_or_explain(system_file, read)? {
         let mut limits = file::parse(system_file, Source::SystemFile, &bytes)?;
-        limits.warnings.extend(ignored(environment, &LIMIT_VARIABLES, SYSTEM_FILE));
-        let void = [LIMITS_FILE_VARIABLE, CONTROL_FILE_VARIABLE];
-        limits.warnings.extend(ignored(environment, &void, SYSTEM_FILE));
+        limits.warnings.extend(all_ignored(environment, SYSTEM_FILE));
         return Ok(limits);
     }
     let Some(name) = environment(LIMITS_FILE_VARIABLE) else { return environment::load(environment) };
@@ -50,13 +61,25 @@ pub(super) fn load(environment: Environment, read: ReadFile) -> Result<Limits, L
 }
 
 pub(super) fn read_or_explain(path: &Path, read: ReadFile) -> Result<Option<Vec<u8>>, LimitsError> {
-    read(path).map_err(|error| {
+    explain(path, read(path))
+}
+
+/// What was read at `path`, or why it could not be.
+pub(super) fn explain<T>(path: &Path, read: io::Result<T>) -> Result<T, LimitsError> {
+    read.map_err(|error| {
         let remedy = match error.kind() {
             ErrorKind::PermissionDenied => "make it readable for the users who run GPU programs",
             _ => "limits are kept only as far as they can be read, so mend or remove the file",
         };
         LimitsError::new(&path.display().to_string(), format!("can't be read: {error}"), remedy)
     })
+}
+
+/// All variables, of which none counts beside files that need none to be found.
+fn all_ignored(environment: Environment, file: &str) -> Vec<String> {
+    let mut ignored = ignored(environment, &LIMIT_VARIABLES, file);
+    ignored.extend(self::ignored(environment, &[LIMITS_FILE_VARIABLE, CONTROL_FILE_VARIABLE], file));
+    ignored
 }
 
 fn ignored(environment: Environment, names: &[&str], file: &str) -> Vec<String> {

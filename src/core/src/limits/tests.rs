@@ -1,4 +1,5 @@
 mod properties;
+mod shares;
 mod sharing;
 
 use super::*;
@@ -26,7 +27,13 @@ impl World {
     }
 
     fn load(&self) -> Result<Limits, LimitsError> {
-        Limits::load(&|name| self.variables.get(name).cloned(), &|path| Ok(self.files.get(path).cloned()))
+        let list = |directory: &Path| {
+            let below = self.files.keys().filter(|path| path.parent() == Some(directory));
+            let names: Vec<_> = below.filter_map(|path| Some(path.file_name()?.to_owned())).collect();
+            Ok((!names.is_empty()).then_some(names))
+        };
+        let read = |path: &Path| Ok(self.files.get(path).cloned());
+        Limits::load(&|name| self.variables.get(name).cloned(), &read, &list)
     }
 
     fn bytes(&self) -> Vec<Option<u64>> {
@@ -298,7 +305,8 @@ fn a_named_file_outranks_the_limit_variables_only() {
 fn files_that_cannot_be_read() {
     let missing = World::variables(&[("VCUDA_LIMITS_FILE", "/none.json")]).mistake();
     assert!(missing.starts_with("VCUDA_LIMITS_FILE: there is no file \"/none.json\""), "{missing}");
-    let denied = Limits::load(&|_| None, &|_| Err(io::ErrorKind::PermissionDenied.into())).unwrap_err();
+    let denied =
+        Limits::load(&|_| None, &|_| Err(io::ErrorKind::PermissionDenied.into()), &|_| Ok(None)).unwrap_err();
     assert!(denied.to_string().starts_with("/etc/vcuda/limits.json: can't be read: "), "{denied}");
     assert!(denied.to_string().contains("make it readable"), "{denied}");
 }

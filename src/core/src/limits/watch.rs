@@ -10,7 +10,7 @@
 //! just being written is none.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
-use super::{Limits, LimitsError, SYSTEM_FILE, Source, file, read_file, source};
+use super::{Limits, LimitsError, SYSTEM_FILE, Source, file, read_file, shares, source};
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -24,6 +24,8 @@ const SETTLING_NS: i128 = 100_000_000;
 pub struct Watch {
     path: PathBuf,
     source: Source,
+    /// The GPU that a share is of.
+    gpu: Option<String>,
     /// The file as it was when it was last read and had been left alone for a while.
     settled: Option<Stamp>,
     /// Of the text whose limits are in force.
@@ -61,15 +63,16 @@ impl Stamp {
 }
 
 impl Watch {
-    /// Watches the file that `limits` were read from; `None` if they were read from none.
+    /// Watches the file that `limits` were read from; `None` if they were read from none, or from several.
     pub fn new(limits: &Limits) -> Option<Watch> {
         let path = match limits.source() {
             Source::SystemFile => PathBuf::from(SYSTEM_FILE),
-            Source::File(path) => path.clone(),
-            Source::Nothing | Source::Environment => return None,
+            Source::File(path) | Source::Share(path) => path.clone(),
+            Source::Nothing | Source::Environment | Source::Shares => return None,
         };
         let source = limits.source().clone();
-        Some(Watch { path, source, settled: None, digest: limits.digest(), mistake: None })
+        let gpu = shares::gpu(limits).map(str::to_owned);
+        Some(Watch { path, source, gpu, settled: None, digest: limits.digest(), mistake: None })
     }
 
     /// Tells the text whose limits are in force from others, see [`digest`](super::digest).
@@ -121,7 +124,13 @@ impl Watch {
         if digest == self.digest {
             return None;
         }
-        let taken = file::parse(&self.path, self.source.clone(), text).and_then(|limits| take(&limits));
+        let taken = file::parse(&self.path, self.source.clone(), text).and_then(|limits| {
+            if shares::gpu(&limits) == self.gpu.as_deref() {
+                take(&limits)
+            } else {
+                Err(self.is_of_another())
+            }
+        });
         match taken {
             Ok(()) => {
                 self.digest = digest;
@@ -129,6 +138,12 @@ impl Watch {
             }
             Err(error) => Some(error),
         }
+    }
+
+    fn is_of_another(&self) -> LimitsError {
+        let gpu = self.gpu.as_deref().unwrap_or_default();
+        let problem = format!("is of another GPU than GPU-{gpu} now");
+        LimitsError::new(&self.path.display().to_string(), problem, "make a share of the other GPU")
     }
 
     fn gone(&self) -> LimitsError {
@@ -150,7 +165,10 @@ mod tests {
 
     fn load(path: &Path) -> Limits {
         let name = path.to_str().unwrap().to_owned();
-        Limits::load(&|variable| (variable == "VCUDA_LIMITS_FILE").then(|| name.clone()), &read_file).unwrap()
+        Limits::load(&|variable| (variable == "VCUDA_LIMITS_FILE").then(|| name.clone()), &read_file, &|_| {
+            Ok(None)
+        })
+        .unwrap()
     }
 
     struct Watched {
@@ -262,9 +280,33 @@ mod tests {
     }
 
     #[test]
+    fn a_share_stays_one_of_its_gpu() {
+        let of = |first: &str, memory: &str| {
+            let devices =
+                format!("{{\"{first}c0ffee-0000-4000-8000-766375646100\":{{\"memory\":\"{memory}\"}}}}");
+            format!("{{\"version\":1,\"control_file\":\"/run/c\",\"devices\":{devices}}}")
+        };
+        let mut watched = watched(&of("GPU-51", "4GiB"));
+        let source = Source::Share(watched.path.clone());
+        let text = fs::read(&watched.path).unwrap();
+        watched.watch = Watch::new(&file::parse(&watched.path, source, &text).unwrap()).unwrap();
+        fs::write(&watched.path, of("GPU-51", "6GiB")).unwrap();
+        watched.sees("6GiB");
+        for (wrong, said) in [
+            (of("GPU-52", "9GiB"), "is of another GPU than GPU-51c0ffee-"),
+            (SIX.to_owned(), "is not of one GPU"),
+        ] {
+            fs::write(&watched.path, wrong).unwrap();
+            watched.sees_nothing();
+            let (taken, told) = watched.look();
+            assert!(taken.is_none() && told.unwrap().contains(said));
+        }
+    }
+
+    #[test]
     fn limits_of_variables_have_no_file() {
-        let limits =
-            Limits::load(&|name| (name == "VCUDA_MEMORY_LIMIT").then(|| "1G".to_owned()), &|_| Ok(None));
+        let variable = |name: &str| (name == "VCUDA_MEMORY_LIMIT").then(|| "1G".to_owned());
+        let limits = Limits::load(&variable, &|_| Ok(None), &|_| Ok(None));
         assert!(Watch::new(&limits.unwrap()).is_none());
     }
 }

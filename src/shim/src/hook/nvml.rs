@@ -8,6 +8,7 @@
 use crate::edge::Out;
 use crate::leaked::Leaked;
 use crate::live::Lookout;
+use crate::part::control_path_to_read;
 use crate::{container, driver, slice};
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -62,7 +63,7 @@ struct Known {
     gpus: Vec<Gpu>,
     /// By place in `gpus`.
     limits: Mutex<Vec<DeviceLimits>>,
-    lookout: Lookout,
+    lookouts: Vec<(&'static Limits, Lookout)>,
 }
 
 /// The limits of the GPU `uuid` now.
@@ -79,31 +80,34 @@ fn limits_of(uuid: Uuid) -> Result<DeviceLimits, NvmlError> {
             };
             let gpus: Vec<Gpu> = container::managed().into_iter().map(|found| found.gpu).collect();
             let resolved = limits.resolve(&gpus).map_err(|_| NvmlError::NO_PERMISSION)?;
-            let lookout = Lookout::new(limits);
-            KNOWN.publish(None, Known { gpus, limits: Mutex::new(resolved), lookout })
+            let lookouts = limits.parts().iter().map(|part| (part, Lookout::new(part))).collect();
+            KNOWN.publish(None, Known { gpus, limits: Mutex::new(resolved), lookouts })
         }
     };
-    if known.lookout.is_due() {
+    for (part, lookout) in known.lookouts.iter().filter(|(_, lookout)| lookout.is_due()) {
         let take = |limits: &Limits| {
-            *known.limits.lock() = limits.resolve(&known.gpus)?;
+            let resolved = limits.resolve(&known.gpus)?;
+            let mut now = known.limits.lock();
+            let gpus = known.gpus.iter().zip(now.iter_mut().zip(resolved));
+            gpus.filter(|(gpu, _)| part.is_of(gpu.uuid)).for_each(|(_, (now, new))| *now = new);
             Ok(())
         };
         // A mistake in the file is told to programs that use the GPU.
-        let _ = known.lookout.look(&take);
+        let _ = lookout.look(&take);
     }
     let place = known.gpus.iter().position(|gpu| gpu.uuid.bytes() == uuid.bytes());
     Ok(place.and_then(|place| known.limits.lock().get(place).copied()).unwrap_or_default())
 }
 
-/// The control file, with what dead processes left taken out: this process's own, or whatever is at its
-/// place.
-pub fn control() -> Option<Arc<Control>> {
+/// The control file that the GPU `uuid` counts in, with what dead processes left taken out: this process's own, or
+/// whatever is at its place.
+pub fn control(uuid: Uuid) -> Option<Arc<Control>> {
     if let Some(slice) = slice::started() {
         slice.reap_if_due();
-        return Some(Arc::clone(slice.control()));
+        return slice.part_of(uuid).map(|part| Arc::clone(&part.control));
     }
-    let limits = slice::configured().ok()??;
-    let control = Control::open_existing(slice::control_path_to_read(limits)).ok()?;
+    let limits = slice::configured().ok()??.parts().iter().find(|part| part.is_of(uuid))?;
+    let control = Control::open_existing(control_path_to_read(limits)).ok()?;
     // A file that this process may only read is cleaned by others.
     let _ = control.reap();
     Some(control)
@@ -128,7 +132,7 @@ fn view(device: nvmlDevice_t, with_processes: bool) -> Result<Option<View>, Nvml
     let Some((uuid, DeviceLimits { memory_bytes: Some(limit_bytes), .. })) = limited(device)? else {
         return Ok(None);
     };
-    let snapshot = control().and_then(|control| control.snapshot().ok());
+    let snapshot = control(uuid).and_then(|control| control.snapshot().ok());
     let used_bytes = snapshot
         .iter()
         .flat_map(|snapshot| &snapshot.devices)

@@ -35,7 +35,7 @@ fn shared(device: nvmlDevice_t) -> Result<Option<u32>, NvmlError> {
 /// What the control file says of a GPU's time; nothing yet, if there is none.
 fn compute(uuid: Uuid) -> ComputeView {
     let read = || {
-        let control = control()?;
+        let control = control(uuid)?;
         control.compute_view(control.find_device(uuid).ok()??).ok()
     };
     read().unwrap_or_default()
@@ -132,7 +132,7 @@ static SEEN: Mutex<Option<WordMap<(usize, u32), Seen>>> = Mutex::new(None);
 /// The container's processes that use a GPU, of the asker's PID namespace: how busy each kept it since it was last
 /// looked at, or, at first sight, its part of what all did lately.
 fn workers(uuid: Uuid) -> Vec<Worker> {
-    let Some(snapshot) = control().and_then(|control| control.snapshot().ok()) else { return Vec::new() };
+    let Some(snapshot) = control(uuid).and_then(|control| control.snapshot().ok()) else { return Vec::new() };
     let Some(device) = snapshot.devices.iter().find(|device| device.uuid.bytes() == uuid.bytes()) else {
         return Vec::new();
     };

@@ -1,4 +1,4 @@
-//! The few questions that the doctor asks the management library, as safe calls.
+//! The few questions that commands ask the management library, as safe calls.
 #![allow(unsafe_code)]
 
 use libloading::Library;
