@@ -8,7 +8,7 @@ fn devices(container: &Container) -> vcuda_tests::Run {
 }
 
 /// The total that each visible device shows.
-fn totals(outcome: &Outcome) -> Vec<u64> {
+pub fn totals(outcome: &Outcome) -> Vec<u64> {
     (0..outcome.number("count"))
         .map(|index| outcome.number(&format!("device_{index}_total")) as u64)
         .collect()
@@ -16,7 +16,7 @@ fn totals(outcome: &Outcome) -> Vec<u64> {
 
 /// A mistake: CUDA is refused with a real code, and one line says what and where and what would be right.
 #[track_caller]
-fn assert_refused(outcome: &Outcome, words: &[&str]) {
+pub fn assert_refused(outcome: &Outcome, words: &[&str]) {
     assert_eq!(outcome.code(), 0, "the program itself goes on: {outcome:#?}");
     assert_eq!(outcome.number("init"), NOT_PERMITTED, "{outcome:#?}");
     assert_eq!(outcome.number("init_again"), NOT_PERMITTED, "{outcome:#?}");

@@ -20,6 +20,7 @@ mod quiet;
 mod races;
 mod readers;
 mod set;
+mod shares;
 mod suspend;
 mod top;
 mod views;

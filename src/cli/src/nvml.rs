@@ -3,7 +3,9 @@
 
 use libloading::Library;
 use std::ffi::{CStr, c_char};
-use vcuda_driver::nvml::types::{NVML_VALUE_NOT_AVAILABLE, nvmlMemory_t, nvmlProcessInfo_t};
+use vcuda_driver::nvml::types::{
+    NVML_VALUE_NOT_AVAILABLE, nvmlMemory_t, nvmlMemory_v2, nvmlMemory_v2_t, nvmlProcessInfo_t,
+};
 use vcuda_driver::result::{NvmlError, NvmlResult};
 
 /// The opened library, initialised until dropped.
@@ -93,6 +95,18 @@ impl Nvml {
         call!(self, "nvmlDeviceGetMemoryInfo",
             (device.0 => usize, &raw mut memory => *mut nvmlMemory_t))?;
         Ok(memory)
+    }
+
+    /// Memory that CUDA programs can have of the device, in bytes: without what the driver keeps for itself.
+    pub fn usable_bytes(&self, device: Device) -> Result<u64, NvmlError> {
+        let mut memory = nvmlMemory_v2_t { version: nvmlMemory_v2, total: 0, reserved: 0, free: 0, used: 0 };
+        let answer = call!(self, "nvmlDeviceGetMemoryInfo_v2",
+            (device.0 => usize, &raw mut memory => *mut nvmlMemory_v2_t));
+        match answer {
+            Ok(()) => Ok(memory.total.saturating_sub(memory.reserved)),
+            // Drivers before 510.
+            Err(_) => self.memory(device).map(|memory| memory.total),
+        }
     }
 
     /// Whether the device is split into MIG instances.

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use vcuda_core::control::Control;
 use vcuda_core::device::Uuid;
-use vcuda_core::error::ControlError;
+use vcuda_core::error::ControlErrorKind::Missing;
 use vcuda_core::limits::{Limits, Source};
 use vcuda_core::location::{default_path, default_path_to_read};
 use vcuda_core::slots::Slot;
@@ -29,7 +29,7 @@ impl Part {
     pub fn take(limits: &'static Limits) -> Result<Part, StartError> {
         // Before anything else, so that no change of the file goes unseen.
         let lookout = Lookout::new(limits);
-        let control = open(limits).map_err(StartError::Control)?;
+        let control = open(limits)?;
         let slot = control.claim(&program_name()).map_err(StartError::Control)?;
         slot.note_limits(limits.digest()).map_err(StartError::Lost)?;
         Ok(Part { control, slot, lookout, limits })
@@ -42,12 +42,16 @@ impl Part {
 }
 
 /// A share's control file comes with the share: one made here would be a quota of this container alone.
-fn open(limits: &Limits) -> Result<Arc<Control>, ControlError> {
-    match (limits.source(), &limits.control_file) {
-        (Source::Share(_), Some(path)) => Control::open_existing(path),
+fn open(limits: &'static Limits) -> Result<Arc<Control>, StartError> {
+    let opened = match (limits.source(), &limits.control_file) {
+        (Source::Share(_), Some(path)) => match Control::open_existing(path) {
+            Err(error) if matches!(error.kind(), Missing) => return Err(StartError::NotMounted(path)),
+            opened => opened,
+        },
         (_, Some(path)) => Control::open_or_create(path),
-        (_, None) => Control::open_or_create(default_path()?),
-    }
+        (_, None) => default_path().and_then(Control::open_or_create),
+    };
+    opened.map_err(StartError::Control)
 }
 
 /// Where the container's control file would be, for looking at only: makes no directory.

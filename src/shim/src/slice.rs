@@ -20,6 +20,7 @@ use crate::truth::Truth;
 use crate::{container, driver, fork, log, mode, suspension};
 use parking_lot::Mutex;
 use std::cell::Cell;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
@@ -466,6 +467,8 @@ pub enum StartError {
     Lost(Lost),
     /// The driver fails.
     Driver(CUerror),
+    /// A share comes without its control file.
+    NotMounted(&'static Path),
     /// The container has shares, and none of this GPU.
     NotShared(Uuid),
 }
@@ -479,6 +482,11 @@ impl std::fmt::Display for StartError {
             StartError::Lost(error) => write!(formatter, "control file {error}"),
             StartError::Driver(CUerror::NOT_FOUND) => formatter.write_str(
                 "the driver is too old: it lacks calls that limits stand on; use one for CUDA 11.4 or newer (470)",
+            ),
+            StartError::NotMounted(path) => write!(
+                formatter,
+                "{}: is not mounted, as the share's limits are; start the container with --device vcuda.dev/share=NAME",
+                path.display()
             ),
             StartError::NotShared(uuid) => write!(
                 formatter,

@@ -145,7 +145,7 @@ fn gpus() -> Result<Vec<Gpu>, String> {
     let devices = nvml.devices().map_err(wrong)?;
     let describe = |(index, device)| {
         let uuid = nvml.uuid(device).map_err(wrong)?.parse().map_err(|error| format!("{error}"))?;
-        Ok(Gpu { index, uuid, physical_bytes: nvml.memory(device).map_err(wrong)?.total })
+        Ok(Gpu { index, uuid, physical_bytes: nvml.usable_bytes(device).map_err(wrong)? })
     };
     (0u32..).zip(devices).map(describe).collect()
 }
