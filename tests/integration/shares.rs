@@ -55,18 +55,23 @@ impl Host {
     fn inside_with(&self, shares: &[(&str, &[&str])], program: impl AsRef<std::ffi::OsStr>) -> Run {
         // A private /etc and /run, so that nothing outside the test sees them.
         let mut script = "mount -t tmpfs none /etc && mount -t tmpfs none /run".to_owned();
+        let mut mount = |from: PathBuf, place: &str, options: &str| {
+            script.push_str(&format!(
+                " && mkdir -p $(dirname {place}) && touch {place} && mount --bind '{}' {place} && mount -o \
+                 remount,bind,{options} {place}",
+                from.display()
+            ));
+        };
+        if !shares.is_empty() {
+            mount(self.machine.directory().join("arbiter"), "/run/vcuda/arbiter", "rw");
+        }
         for (name, files) in shares {
             for file in *files {
-                let (place, options) = match *file {
-                    "control" => (format!("/run/vcuda/shares/{name}/control"), "rw"),
-                    _ => (format!("/etc/vcuda/shares.d/{name}.json"), "ro"),
-                };
                 let from = self.share(name).join(file);
-                script.push_str(&format!(
-                    " && mkdir -p $(dirname {place}) && touch {place} && mount --bind '{0}' {place} && mount -o \
-                     remount,bind,{options} {place}",
-                    from.display()
-                ));
+                match *file {
+                    "control" => mount(from, &format!("/run/vcuda/shares/{name}/control"), "rw"),
+                    _ => mount(from, &format!("/etc/vcuda/shares.d/{name}.json"), "ro"),
+                }
             }
         }
         script.push_str(" && exec \"$@\"");

@@ -45,8 +45,8 @@ fn shares_hold_together_and_outrank_everything() {
         limits.warnings,
         [
             "/etc/vcuda/limits.json is ignored: /etc/vcuda/shares.d sets the limits here",
-            "VCUDA_LIMITS_FILE is ignored: /etc/vcuda/shares.d sets the limits here",
             "VCUDA_MEMORY_LIMIT is ignored: /etc/vcuda/shares.d sets the limits here",
+            "VCUDA_LIMITS_FILE is ignored: /etc/vcuda/shares.d sets the limits here",
         ]
     );
 }
