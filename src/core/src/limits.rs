@@ -116,8 +116,10 @@ pub struct Limits {
     elastic: Vec<Entry<bool>>,
     weights: Vec<Entry<Weight>>,
     priorities: Vec<Entry<Priority>>,
-    /// What each of a container's shares says, whose limits together are these.
+    /// What each of a container's shares says; beside them there are no limits.
     shares: Vec<Limits>,
+    /// The GPU that a container's share is of, by its UUID without `GPU-` or `MIG-`.
+    share_of: Option<String>,
 }
 
 /// What is said elsewhere than in variables, such as on a command line, and outranks them. Each is a name for
@@ -221,22 +223,22 @@ impl Limits {
 
     /// Whether nothing is said of any GPU, not even that it has no limit.
     pub fn is_empty(&self) -> bool {
-        self.memory.is_empty() && self.cores.is_empty() && !self.has_sharing()
+        self.shares.is_empty() && self.memory.is_empty() && self.cores.is_empty() && !self.has_sharing()
     }
 
     fn has_sharing(&self) -> bool {
         !(self.elastic.is_empty() && self.weights.is_empty() && self.priorities.is_empty())
     }
 
-    /// The limits by control file: those of each share of a container, else these as they are.
+    /// The limits by control file: those of each share of a container, which has nothing else, or these as they are.
     pub fn parts(&self) -> &[Limits] {
         if self.shares.is_empty() { std::slice::from_ref(self) } else { &self.shares }
     }
 
     /// Whether this [part](Limits::parts) is of the GPU `uuid`. A share is of one GPU; else there is one part for all.
     pub fn is_of(&self, uuid: Uuid) -> bool {
-        match shares::gpu(self) {
-            Some(start) => uuid.to_string().get(gpu::KIND_CHARACTERS..) == Some(start),
+        match &self.share_of {
+            Some(digits) => uuid.to_string().get(gpu::KIND_CHARACTERS..) == Some(digits),
             None => true,
         }
     }
@@ -293,11 +295,13 @@ impl Limits {
     /// What [`Limits::resolve`] goes by: the entries that hold for each of `gpus`, in their order.
     pub fn entries_of(&self, gpus: &[Gpu]) -> Result<Vec<DeviceEntries<'_>>, LimitsError> {
         let mut all = vec![DeviceEntries::default(); gpus.len()];
-        entry::choose(&self.memory, gpus, &mut all, |all| &mut all.memory)?;
-        entry::choose(&self.cores, gpus, &mut all, |all| &mut all.cores)?;
-        entry::choose(&self.elastic, gpus, &mut all, |all| &mut all.elastic)?;
-        entry::choose(&self.weights, gpus, &mut all, |all| &mut all.weight)?;
-        entry::choose(&self.priorities, gpus, &mut all, |all| &mut all.priority)?;
+        for part in self.parts() {
+            entry::choose(&part.memory, gpus, &mut all, |all| &mut all.memory)?;
+            entry::choose(&part.cores, gpus, &mut all, |all| &mut all.cores)?;
+            entry::choose(&part.elastic, gpus, &mut all, |all| &mut all.elastic)?;
+            entry::choose(&part.weights, gpus, &mut all, |all| &mut all.weight)?;
+            entry::choose(&part.priorities, gpus, &mut all, |all| &mut all.priority)?;
+        }
         Ok(all)
     }
 
@@ -317,6 +321,7 @@ impl Limits {
             weights: Vec::new(),
             priorities: Vec::new(),
             shares: Vec::new(),
+            share_of: None,
         }
     }
 }

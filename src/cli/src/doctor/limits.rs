@@ -31,17 +31,7 @@ fn findings(limits: &Limits, gpus: &[Gpu]) -> Vec<Finding> {
         return findings;
     }
     if gpus.is_empty() {
-        let memory =
-            limits.memory().iter().map(|entry| (entry.value.to_string(), &entry.selector, &entry.place));
-        let cores = limits.cores().iter().map(|entry| (of_time(entry.value), &entry.selector, &entry.place));
-        let elastic =
-            limits.elastic().iter().map(|entry| (elastic(entry.value), &entry.selector, &entry.place));
-        let weights =
-            limits.weights().iter().map(|entry| (weight(entry.value), &entry.selector, &entry.place));
-        let priorities =
-            limits.priorities().iter().map(|entry| (priority(entry.value), &entry.selector, &entry.place));
-        let all = memory.chain(cores).chain(elastic).chain(weights).chain(priorities);
-        findings.extend(all.map(|(limit, gpu, place)| Finding::note(format!("{limit} for {gpu} ({place})"))));
+        findings.extend(limits.parts().iter().flat_map(unresolved));
         return findings;
     }
     match limits.entries_of(gpus) {
@@ -62,6 +52,18 @@ fn findings(limits: &Limits, gpus: &[Gpu]) -> Vec<Finding> {
         })),
     }
     findings
+}
+
+/// What is written, where it is not known of which GPUs.
+fn unresolved(limits: &Limits) -> Vec<Finding> {
+    let memory = limits.memory().iter().map(|entry| (entry.value.to_string(), &entry.selector, &entry.place));
+    let cores = limits.cores().iter().map(|entry| (of_time(entry.value), &entry.selector, &entry.place));
+    let elastic = limits.elastic().iter().map(|entry| (elastic(entry.value), &entry.selector, &entry.place));
+    let weights = limits.weights().iter().map(|entry| (weight(entry.value), &entry.selector, &entry.place));
+    let priorities =
+        limits.priorities().iter().map(|entry| (priority(entry.value), &entry.selector, &entry.place));
+    let all = memory.chain(cores).chain(elastic).chain(weights).chain(priorities);
+    all.map(|(limit, gpu, place)| Finding::note(format!("{limit} for {gpu} ({place})"))).collect()
 }
 
 /// `4.00 GiB (VCUDA_MEMORY_LIMIT)`.

@@ -78,7 +78,6 @@ pub fn parse(path: &Path, source: Source, text: &[u8]) -> Result<Limits, LimitsE
     let file = File { path: &path, text, keys };
     let mut limits = file.limits(source, &value)?;
     limits.digest = digest(text);
-    shares::check(&path, &limits)?;
     Ok(limits)
 }
 
@@ -127,6 +126,10 @@ impl File<'_> {
             let path = join("devices", key);
             let selector = Selector::parse(&self.place(&path), key)?;
             self.add_entries(&mut limits, &path, selector, value)?;
+        }
+        if matches!(limits.source, Source::Share(_)) {
+            let keys: Vec<&str> = devices.keys().map(String::as_str).collect();
+            limits.share_of = Some(shares::gpu_of(self.path, &limits, &keys, top.contains_key("default"))?);
         }
         warn_of_small_amounts(&mut limits);
         Ok(limits)

@@ -4,7 +4,7 @@
 //! and no more. One that is empty, half of what it should be, or about a GPU twice is a mistake, and never no limit.
 
 use super::gpu::UUID_CHARACTERS;
-use super::source::{explain, read_or_explain};
+use super::source::{ignored, read_or_explain, unreadable};
 use super::{
     Entry, Limits, LimitsError, ListDirectory, ReadFile, SHARES_DIRECTORY, SYSTEM_FILE, Selector, Source,
     file,
@@ -16,23 +16,31 @@ use std::path::Path;
 
 /// The names of what is in a directory: `Ok(None)` if there is none.
 pub fn list_directory(path: &Path) -> io::Result<Option<Vec<OsString>>> {
-    match std::fs::read_dir(path) {
-        Ok(entries) => entries.map(|entry| Ok(entry?.file_name())).collect::<io::Result<_>>().map(Some),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
+    let entries = match std::fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        names.push(entry?.file_name());
     }
+    Ok(Some(names))
 }
 
 /// The limits of the container's shares together; `None` if it has no such directory.
 pub(super) fn load(read: ReadFile, list: ListDirectory) -> Result<Option<Limits>, LimitsError> {
     let directory = Path::new(SHARES_DIRECTORY);
-    let Some(mut names) = explain(directory, list(directory))? else { return Ok(None) };
-    let is_share = |name: &OsString| {
-        let name = name.as_encoded_bytes();
-        name.ends_with(b".json") && !name.starts_with(b".")
-    };
-    names.retain(is_share);
-    names.sort();
+    let listed = list(directory).map_err(|error| unreadable(directory, &error))?;
+    let Some(listed) = listed else { return Ok(None) };
+    // In order, for people; a sort of the standard library's would be the largest part of this.
+    let mut names: Vec<OsString> = Vec::new();
+    for name in listed {
+        let bytes = name.as_encoded_bytes();
+        if bytes.ends_with(b".json") && !bytes.starts_with(b".") {
+            names.insert(names.partition_point(|other| *other < name), name);
+        }
+    }
     let mut limits = Limits::none(Source::Shares);
     for name in names {
         let path = directory.join(name);
@@ -47,7 +55,7 @@ pub(super) fn load(read: ReadFile, list: ListDirectory) -> Result<Option<Limits>
         ));
     }
     if read_or_explain(Path::new(SYSTEM_FILE), read)?.is_some() {
-        limits.warnings.push(format!("{SYSTEM_FILE} is ignored: {SHARES_DIRECTORY} sets the limits here"));
+        limits.warnings.push(ignored(SYSTEM_FILE, SHARES_DIRECTORY));
     }
     Ok(Some(limits))
 }
@@ -55,7 +63,7 @@ pub(super) fn load(read: ReadFile, list: ListDirectory) -> Result<Option<Limits>
 /// Adds what one share says.
 fn add(limits: &mut Limits, mut share: Limits) -> Result<(), LimitsError> {
     for other in &limits.shares {
-        let same = match (gpu(other) == gpu(&share), other.control_file == share.control_file) {
+        let same = match (other.share_of == share.share_of, other.control_file == share.control_file) {
             (true, _) => "are of the same GPU",
             (_, true) => "have the same control file",
             _ => continue,
@@ -66,13 +74,10 @@ fn add(limits: &mut Limits, mut share: Limits) -> Result<(), LimitsError> {
             "give the container one share of each GPU: a larger one",
         ));
     }
-    limits.memory.extend_from_slice(&share.memory);
-    limits.cores.extend_from_slice(&share.cores);
-    limits.elastic.extend_from_slice(&share.elastic);
-    limits.weights.extend_from_slice(&share.weights);
-    limits.priorities.extend_from_slice(&share.priorities);
     // One for all containers of a machine.
-    limits.arbiter_file = limits.arbiter_file.take().or_else(|| share.arbiter_file.clone());
+    if limits.arbiter_file.is_none() {
+        limits.arbiter_file = share.arbiter_file.clone();
+    }
     limits.warnings.append(&mut share.warnings);
     limits.shares.push(share);
     Ok(())
@@ -85,49 +90,48 @@ fn place(share: &Limits) -> String {
     }
 }
 
-/// The one GPU that a container's share is of, by its UUID without `GPU-` or `MIG-`; `None` for other limits.
-pub(super) fn gpu(limits: &Limits) -> Option<&str> {
-    if matches!(limits.source, Source::Share(_)) { one_gpu(limits) } else { None }
-}
-
-/// The one GPU that a share is of, as its machine sees the share's file: by where its control file is in a container.
-pub(super) fn gpu_by_control_file(limits: &Limits) -> Option<Selector> {
-    let is_share = limits.control_file.as_ref().is_some_and(|path| path.starts_with(SHARES_IN_CONTAINER));
-    one_gpu(limits).filter(|_| is_share).map(|uuid| Selector::Uuid(uuid.to_owned()))
-}
-
-/// The GPU that all entries name by its whole UUID.
-fn one_gpu(limits: &Limits) -> Option<&str> {
-    let limited = selectors(&limits.memory).chain(selectors(&limits.cores));
-    let shared =
-        selectors(&limits.elastic).chain(selectors(&limits.weights)).chain(selectors(&limits.priorities));
-    let mut named = limited.chain(shared);
-    match named.next() {
-        Some(Selector::Uuid(uuid)) if uuid.len() == UUID_CHARACTERS => {
-            let is_same = |other: &Selector| *other == Selector::Uuid(uuid.clone());
-            named.all(is_same).then_some(uuid)
-        }
+/// The one GPU that a share's file at `path` is of, by its UUID without `GPU-` or `MIG-`. `keys` are those of its `devices`.
+///
+/// # Errors
+/// If it is of none, or of others as well, or names no control file.
+pub(super) fn gpu_of(
+    path: &str,
+    limits: &Limits,
+    keys: &[&str],
+    has_default: bool,
+) -> Result<String, LimitsError> {
+    let only = match keys {
+        [only] if !has_default => Selector::parse_uuid(only),
         _ => None,
-    }
-}
-
-fn selectors<T>(entries: &[Entry<T>]) -> impl Iterator<Item = &Selector> {
-    entries.iter().map(|entry| &entry.selector)
-}
-
-/// Refuses a share's limits file that is not of one GPU or names no control file.
-pub(super) fn check(path: &str, limits: &Limits) -> Result<(), LimitsError> {
-    if !matches!(limits.source, Source::Share(_)) {
-        return Ok(());
-    }
-    let missing = match (gpu(limits), &limits.control_file) {
-        (None, _) => "is not of one GPU",
-        (_, None) => "names no control file",
-        _ => return Ok(()),
+    };
+    let missing = match only {
+        Some(Selector::Uuid(uuid)) if uuid.len() == UUID_CHARACTERS => {
+            if limits.control_file.is_some() {
+                return Ok(uuid);
+            }
+            "names no control file"
+        }
+        _ => "is not of one GPU",
     };
     Err(LimitsError::new(
         path,
         missing,
         "a share's file has \"control_file\": \"/run/vcuda/shares/half/control\" and one of \"devices\", by its whole UUID",
     ))
+}
+
+/// The one GPU that a share is of, as its machine sees the share's file: by where its control file is in a container.
+pub(super) fn gpu_by_control_file(limits: &Limits) -> Option<Selector> {
+    let is_share = limits.control_file.as_ref().is_some_and(|path| path.starts_with(SHARES_IN_CONTAINER));
+    let limited = selectors(&limits.memory).chain(selectors(&limits.cores));
+    let shared =
+        selectors(&limits.elastic).chain(selectors(&limits.weights)).chain(selectors(&limits.priorities));
+    let mut named = limited.chain(shared);
+    let first = named.next()?;
+    let is_whole = matches!(first, Selector::Uuid(uuid) if uuid.len() == UUID_CHARACTERS);
+    (is_share && is_whole && named.all(|other| other == first)).then(|| first.clone())
+}
+
+fn selectors<T>(entries: &[Entry<T>]) -> impl Iterator<Item = &Selector> {
+    entries.iter().map(|entry| &entry.selector)
 }

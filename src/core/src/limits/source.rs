@@ -25,19 +25,24 @@ pub enum Source {
     Environment,
 }
 
+/// Void beside files that need none of them to be found.
+const FILE_VARIABLES: [&str; 2] = [LIMITS_FILE_VARIABLE, CONTROL_FILE_VARIABLE];
+
 pub(super) fn load(
     environment: Environment,
     read: ReadFile,
     list: ListDirectory,
 ) -> Result<Limits, LimitsError> {
     if let Some(mut limits) = shares::load(read, list)? {
-        limits.warnings.extend(all_ignored(environment, SHARES_DIRECTORY));
+        warn_of(&mut limits, &LIMIT_VARIABLES, environment, SHARES_DIRECTORY);
+        warn_of(&mut limits, &FILE_VARIABLES, environment, SHARES_DIRECTORY);
         return Ok(limits);
     }
     let system_file = Path::new(SYSTEM_FILE);
     if let Some(bytes) = read_or_explain(system_file, read)? {
         let mut limits = file::parse(system_file, Source::SystemFile, &bytes)?;
-        limits.warnings.extend(all_ignored(environment, SYSTEM_FILE));
+        warn_of(&mut limits, &LIMIT_VARIABLES, environment, SYSTEM_FILE);
+        warn_of(&mut limits, &FILE_VARIABLES, environment, SYSTEM_FILE);
         return Ok(limits);
     }
     let Some(name) = environment(LIMITS_FILE_VARIABLE) else { return environment::load(environment) };
@@ -50,7 +55,7 @@ pub(super) fn load(
         )
     })?;
     let mut limits = file::parse(path, Source::File(path.to_path_buf()), &bytes)?;
-    limits.warnings.extend(ignored(environment, &LIMIT_VARIABLES, &name));
+    warn_of(&mut limits, &LIMIT_VARIABLES, environment, &name);
     if let (None, Some(path)) = (&limits.control_file, environment(CONTROL_FILE_VARIABLE)) {
         limits.control_file = Some(control_path(CONTROL_FILE_VARIABLE, &path)?);
     }
@@ -60,29 +65,31 @@ pub(super) fn load(
     Ok(limits)
 }
 
+#[inline(never)]
 pub(super) fn read_or_explain(path: &Path, read: ReadFile) -> Result<Option<Vec<u8>>, LimitsError> {
-    explain(path, read(path))
+    read(path).map_err(|error| unreadable(path, &error))
 }
 
-/// What was read at `path`, or why it could not be.
-pub(super) fn explain<T>(path: &Path, read: io::Result<T>) -> Result<T, LimitsError> {
-    read.map_err(|error| {
-        let remedy = match error.kind() {
-            ErrorKind::PermissionDenied => "make it readable for the users who run GPU programs",
-            _ => "limits are kept only as far as they can be read, so mend or remove the file",
-        };
-        LimitsError::new(&path.display().to_string(), format!("can't be read: {error}"), remedy)
-    })
+/// Why what is at `path` could not be read.
+pub(super) fn unreadable(path: &Path, error: &io::Error) -> LimitsError {
+    let remedy = match error.kind() {
+        ErrorKind::PermissionDenied => "make it readable for the users who run GPU programs",
+        _ => "limits are kept only as far as they can be read, so mend or remove the file",
+    };
+    LimitsError::new(&path.display().to_string(), format!("can't be read: {error}"), remedy)
 }
 
-/// All variables, of which none counts beside files that need none to be found.
-fn all_ignored(environment: Environment, file: &str) -> Vec<String> {
-    let mut ignored = ignored(environment, &LIMIT_VARIABLES, file);
-    ignored.extend(self::ignored(environment, &[LIMITS_FILE_VARIABLE, CONTROL_FILE_VARIABLE], file));
-    ignored
+/// Warns of the `names` that are set beside `file`.
+#[inline(never)]
+fn warn_of(limits: &mut Limits, names: &[&str], environment: Environment, file: &str) {
+    for name in names {
+        if environment(name).is_some() {
+            limits.warnings.push(ignored(name, file));
+        }
+    }
 }
 
-fn ignored(environment: Environment, names: &[&str], file: &str) -> Vec<String> {
-    let set = names.iter().filter(|name| environment(name).is_some());
-    set.map(|name| format!("{name} is ignored: {file} sets the limits here")).collect()
+/// Says that `what` is not what counts.
+pub(super) fn ignored(what: &str, file: &str) -> String {
+    format!("{what} is ignored: {file} sets the limits here")
 }

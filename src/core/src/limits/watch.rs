@@ -10,7 +10,7 @@
 //! just being written is none.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
-use super::{Limits, LimitsError, SYSTEM_FILE, Source, file, read_file, shares, source};
+use super::{Limits, LimitsError, SYSTEM_FILE, Source, file, read_file, source};
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -71,7 +71,7 @@ impl Watch {
             Source::Nothing | Source::Environment | Source::Shares => return None,
         };
         let source = limits.source().clone();
-        let gpu = shares::gpu(limits).map(str::to_owned);
+        let gpu = limits.share_of.clone();
         Some(Watch { path, source, gpu, settled: None, digest: limits.digest(), mistake: None })
     }
 
@@ -125,11 +125,7 @@ impl Watch {
             return None;
         }
         let taken = file::parse(&self.path, self.source.clone(), text).and_then(|limits| {
-            if shares::gpu(&limits) == self.gpu.as_deref() {
-                take(&limits)
-            } else {
-                Err(self.is_of_another())
-            }
+            if limits.share_of == self.gpu { take(&limits) } else { Err(self.is_of_another()) }
         });
         match taken {
             Ok(()) => {
