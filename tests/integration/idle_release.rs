@@ -39,7 +39,7 @@ fn node(container: &Container) -> Run {
     run.env("VCUDA_LEASE_DIRECTORY", container.directory())
 }
 
-fn daemon(container: &Container) -> Running {
+pub fn daemon(container: &Container) -> Running {
     let mut daemon = node(container).start();
     daemon.wait_for("serving");
     daemon
@@ -56,7 +56,7 @@ fn get(daemon: &Running, path: &str) -> String {
 }
 
 /// The value of a metric by the beginning of its line, for a slice if one is named.
-fn metric(daemon: &Running, name: &str, slice: &str) -> Option<f64> {
+pub fn metric(daemon: &Running, name: &str, slice: &str) -> Option<f64> {
     let answer = get(daemon, "/metrics");
     let mut lines = answer.lines().filter(|line| line.starts_with(name) && line.contains(slice));
     lines.next()?.rsplit_once(' ')?.1.parse().ok()

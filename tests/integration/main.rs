@@ -15,6 +15,7 @@ mod live;
 mod lookups;
 mod memory;
 mod memory_paths;
+mod neighbours;
 mod processes;
 mod quiet;
 mod races;

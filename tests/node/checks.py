@@ -88,6 +88,7 @@ def numbers(prometheus):
         'count(vcuda_device_healthy == 1)': 2,
         'vcuda_node_unreadable_files{reason="damaged"}': 1,
         'sum(vcuda_container_processes)': 4,
+        'sum(vcuda_device_foreign_processes)': 0,
     }
     for query, expected in exact.items():
         found = prometheus.value(query)

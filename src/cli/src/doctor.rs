@@ -8,6 +8,7 @@ mod driver;
 mod finding;
 mod hooks;
 mod limits;
+mod neighbours;
 mod suspend;
 mod system;
 
@@ -54,10 +55,12 @@ impl Doctor {
     /// Examines this machine and prints the findings.
     pub fn execute(&self) -> Result<ExitCode> {
         let (driver, gpus) = driver::examine();
+        let mut compute = compute::examine();
+        compute.extend(neighbours::examine(&gpus));
         let sections = [
             Section { title: "Driver", findings: driver },
             Section { title: "Hooks", findings: hooks::examine() },
-            Section { title: "Compute share", findings: compute::examine() },
+            Section { title: "Compute share", findings: compute },
             Section { title: "Suspending", findings: suspend::examine() },
             Section { title: "Limits", findings: limits::examine(&gpus) },
             Section { title: "This system", findings: system::examine() },

@@ -8,6 +8,7 @@ mod doctor;
 mod duration;
 mod inspect;
 mod manual;
+mod neighbours;
 mod nvml;
 mod ps;
 mod release;

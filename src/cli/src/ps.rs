@@ -3,6 +3,7 @@
 pub mod json;
 pub mod text;
 
+use crate::neighbours::Watch;
 use anyhow::Result;
 use clap::Args;
 use std::path::PathBuf;
@@ -48,6 +49,7 @@ impl Ps {
             println!("{}", json::slices(&snapshots));
         } else {
             print!("{}", text::slices(&snapshots, pid_namespace_of_this_process()));
+            print!("{}", text::beside(&Watch::default().look(&snapshots)));
         }
         Ok(ExitCode::SUCCESS)
     }

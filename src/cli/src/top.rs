@@ -9,10 +9,12 @@ mod state;
 mod text;
 mod view;
 
+use crate::neighbours::Watch;
 use anyhow::{Result, bail};
 use clap::Args;
 use rows::Look;
 use state::State;
+use std::cell::RefCell;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -51,19 +53,17 @@ impl Top {
         for path in &self.control_file {
             Control::open_existing(path)?;
         }
+        let watch = RefCell::new(Watch::default());
+        let look = || Look::take(&self.control_file, &mut watch.borrow_mut());
         let mut state = State::new(Duration::from_secs_f64(self.interval));
-        state.see(self.look()?);
+        state.see(look()?);
         if self.once || !std::io::stdout().is_terminal() {
             std::thread::sleep(ONCE_INTERVAL);
-            state.see(self.look()?);
+            state.see(look()?);
             print!("{}", text::frame(&state, columns()));
             return Ok(ExitCode::SUCCESS);
         }
-        screen::run(&mut state, || self.look())
-    }
-
-    fn look(&self) -> Result<Look> {
-        Look::take(&self.control_file)
+        screen::run(&mut state, look)
     }
 }
 

@@ -13,6 +13,7 @@ use tokio::sync::watch::Sender;
 use tracing::{info, warn};
 
 use crate::jobs::Pulse;
+use vcuda_slices::neighbours::Lookout;
 
 /// How often the driver is asked.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -33,6 +34,8 @@ pub struct Device {
     pub used_bytes: Option<u64>,
     /// In how much of the last sampling period anything ran on it, 0 to 1.
     pub utilization_ratio: Option<f64>,
+    /// Processes without the library that it works for; `None` where not all can be looked at and none is seen.
+    pub foreign_processes: Option<u64>,
     /// Whether it answers.
     pub is_healthy: bool,
 }
@@ -63,6 +66,7 @@ struct Library {
     open: Option<Nvml>,
     /// The GPUs by index, as they were named when they last answered.
     names: BTreeMap<u32, String>,
+    lookout: Lookout,
     told: Option<String>,
 }
 
@@ -98,7 +102,7 @@ impl Library {
         let mut troubles = Vec::new();
         let indices = count.max(self.names.keys().next_back().map_or(0, |last| last + 1));
         for index in 0..indices {
-            match ask_one(library, index) {
+            match ask_one(library, index, &mut self.lookout) {
                 Ok((uuid, device)) => {
                     self.names.insert(index, uuid.clone());
                     found.insert(uuid, device);
@@ -126,15 +130,19 @@ impl Library {
     }
 }
 
-fn ask_one(library: &Nvml, index: u32) -> Result<(String, Device), NvmlError> {
+fn ask_one(library: &Nvml, index: u32, lookout: &mut Lookout) -> Result<(String, Device), NvmlError> {
     let device = library.device_by_index(index)?;
     let uuid = device.uuid()?;
     let memory = unless_lost(device.memory_info())?;
     let utilization = unless_lost(device.utilization_rates())?;
+    let processes = unless_lost(device.running_compute_processes())?;
+    let neighbours = processes.map(|listed| lookout.look(listed.iter().map(|process| process.pid)));
+    let foreign = neighbours.filter(|found| !found.has_unknown || !found.foreign.is_empty());
     let device = Device {
         total_bytes: memory.as_ref().map(|memory| memory.total),
         used_bytes: memory.as_ref().map(|memory| memory.used),
         utilization_ratio: utilization.map(|rates| f64::from(rates.gpu) / 100.0),
+        foreign_processes: foreign.map(|found| found.foreign.len() as u64),
         is_healthy: true,
     };
     Ok((uuid, device))

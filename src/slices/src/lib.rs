@@ -10,6 +10,7 @@ pub mod environments;
 mod find;
 pub mod limits_file;
 mod name;
+pub mod neighbours;
 mod runs;
 pub mod truncation;
 

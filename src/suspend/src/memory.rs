@@ -68,6 +68,12 @@ impl Nvml {
         Ok(nvml)
     }
 
+    /// The processes that a GPU works for, as this process would name them; `None` if that can't be told.
+    pub fn process_ids(&self, gpu: Uuid) -> Option<Vec<u32>> {
+        let processes = self.processes(self.handle(gpu).ok()?).ok()?;
+        Some(processes.iter().map(|process| process.pid).collect())
+    }
+
     fn handle(&self, gpu: Uuid) -> Result<usize, NvmlError> {
         let mut text: Vec<c_char> = gpu.to_string().bytes().map(|byte| byte as c_char).collect();
         text.push(0);

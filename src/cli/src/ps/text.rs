@@ -1,7 +1,9 @@
 //! What the control files say, for people: slices in which something runs, in at most 80 columns.
 
 use super::{living, recent_busy_ratio};
+use crate::neighbours::{MEANING, OnGpu};
 use crate::{duration, size};
+use vcuda_core::device::Uuid;
 use vcuda_core::share::Share;
 use vcuda_core::sharing::{Priority, Sharing, Weight};
 use vcuda_core::snapshot::{ComputeView, DeviceView, HoldingView, ProcessView, Snapshot};
@@ -28,6 +30,17 @@ pub fn slices(snapshots: &[Snapshot], own_namespace: u64) -> String {
         text.push_str("\n* process id in another PID namespace\n");
     }
     text
+}
+
+/// What works beside the slices that nobody holds back.
+pub fn beside(found: &[OnGpu]) -> String {
+    let foreign = found.iter().filter(|one| !one.neighbours.foreign.is_empty());
+    foreign
+        .map(|one| {
+            let gpu = short_uuid(one.gpu);
+            format!("\n{gpu}  beside the slices: {}\n            {MEANING}\n", one.neighbours.text())
+        })
+        .collect()
 }
 
 fn slice(snapshot: &Snapshot, own_namespace: u64) -> String {
@@ -171,7 +184,12 @@ fn name_of(device: &DeviceView, all: &[&DeviceView]) -> String {
 
 /// The start of the UUID.
 pub fn short_name(device: &DeviceView) -> String {
-    device.uuid.to_string().chars().take("GPU-".len() + 8).collect()
+    short_uuid(device.uuid)
+}
+
+/// As [`short_name`].
+pub fn short_uuid(uuid: Uuid) -> String {
+    uuid.to_string().chars().take("GPU-".len() + 8).collect()
 }
 
 /// `982 MiB of 4.00 GiB (23 %), peak 2.10 GiB, 3 refused`.
@@ -243,7 +261,7 @@ pub fn cut(text: &str, most: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vcuda_core::device::{DeviceIndex, Uuid};
+    use vcuda_core::device::DeviceIndex;
     use vcuda_core::identity::Identity;
     use vcuda_core::sharing::{ELASTIC_BIT, HIGH_PRIORITY_BIT};
     use vcuda_core::snapshot::HoldingView;

@@ -2,6 +2,7 @@
 //!
 //! Owns the arithmetic from counters to rates.
 
+use crate::neighbours::{OnGpu, Watch};
 use crate::ps::{self, living, recent_busy_ratio};
 use anyhow::Result;
 use std::path::PathBuf;
@@ -19,11 +20,13 @@ pub struct Look {
     pub at_ns: u64,
     /// All slices with a living process.
     pub slices: Vec<Snapshot>,
+    /// What works beside them that nobody holds back.
+    pub neighbours: Vec<OnGpu>,
 }
 
 impl Look {
     /// Looks at `named` files, which must exist, and at all others that can be found.
-    pub fn take(named: &[PathBuf]) -> Result<Look> {
+    pub fn take(named: &[PathBuf], watch: &mut Watch) -> Result<Look> {
         let mut slices = Vec::new();
         for path in vcuda_slices::find(named) {
             let control = match Control::open_existing(&path) {
@@ -42,7 +45,9 @@ impl Look {
                 slices.push(snapshot);
             }
         }
-        Ok(Look { at_ns: monotonic_ns(), slices })
+        let at_ns = monotonic_ns();
+        let neighbours = watch.look(&slices);
+        Ok(Look { at_ns, slices, neighbours })
     }
 }
 

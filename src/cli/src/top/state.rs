@@ -8,6 +8,7 @@ use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use vcuda_core::device::Uuid;
 
 /// Looks that are remembered: more than any terminal has columns for.
 const REMEMBERED: usize = 240;
@@ -104,6 +105,12 @@ impl State {
         }
         self.histories.retain(|key, _| seen.contains(key));
         self.last = Some(look);
+    }
+
+    /// What works beside slices on a GPU, if that matters for them.
+    pub fn foreign_on(&self, gpu: Uuid) -> usize {
+        let found = self.last.iter().flat_map(|look| &look.neighbours);
+        found.filter(|one| one.gpu == gpu).map(|one| one.neighbours.foreign.len()).sum()
     }
 
     /// The GPUs.
@@ -257,7 +264,7 @@ pub mod tests {
             for device in slices.iter_mut().flat_map(|slice| &mut slice.devices) {
                 device.compute.sharing = sharing;
             }
-            state.see(Look { at_ns: (100 + second) * SECOND_NS, slices });
+            state.see(Look { at_ns: (100 + second) * SECOND_NS, slices, neighbours: Vec::new() });
         }
         state
     }
@@ -314,10 +321,10 @@ pub mod tests {
         let mut state = seen();
         let mut again = slice("serving", 30, &[("triton", 7, 10, 0)]);
         again.created_unix_ns = 2;
-        state.see(Look { at_ns: 200 * SECOND_NS, slices: vec![again] });
+        state.see(Look { at_ns: 200 * SECOND_NS, slices: vec![again], neighbours: Vec::new() });
         assert_eq!(state.shown()[0].busy_ratio, 0.0);
         assert_eq!(state.counts(), (1, 1));
-        state.see(Look { at_ns: 201 * SECOND_NS, slices: Vec::new() });
+        state.see(Look { at_ns: 201 * SECOND_NS, slices: Vec::new(), neighbours: Vec::new() });
         assert!(state.histories.is_empty(), "what is gone is forgotten");
     }
 }

@@ -5,6 +5,7 @@
 
 use super::rows::{GpuRow, ProcessRow, SliceRow};
 use super::state::State;
+use crate::neighbours::MEANING;
 use crate::ps::text::cut;
 use crate::size;
 use ratatui::style::{Color, Modifier, Style};
@@ -89,7 +90,10 @@ pub fn header(state: &State, columns: usize, palette: Palette) -> Vec<Line<'stat
     right.push(Span::raw(format!("every {} s ", state.interval.as_secs_f64())));
     let left = vec![Span::styled(" vcuda top", bold), Span::raw(counted)];
     let mut lines = vec![spread(left, right, columns)];
-    lines.extend(state.gpus().iter().map(|gpu| gpu_line(gpu, columns, palette)));
+    for gpu in state.gpus() {
+        lines.push(gpu_line(gpu, columns, palette));
+        lines.extend(beside_line(state.foreign_on(gpu.uuid), palette));
+    }
     lines
 }
 
@@ -113,6 +117,12 @@ fn gpu_line(gpu: &GpuRow, columns: usize, palette: Palette) -> Line<'static> {
     spans.extend(bar(gpu.busy_ratio, bar_columns, palette.time(), palette));
     spans.push(Span::raw(format!(" {:>3.0} %", gpu.busy_ratio * 100.0)));
     Line::from(spans)
+}
+
+/// What works on a GPU that nobody holds back, if there is something.
+fn beside_line(foreign: usize, palette: Palette) -> Option<Line<'static>> {
+    let text = format!("               {} without vcuda: {MEANING}", count(foreign, "process", "processes"));
+    (foreign > 0).then(|| Line::styled(text, palette.colour(Color::Yellow)))
 }
 
 /// As much of a UUID as other tools take for it.

@@ -218,7 +218,7 @@ const PROMISED: [Family<Promised>; 3] = [
 ];
 
 /// By GPU, of what the driver says.
-const DEVICE: [Family<Gpu>; 4] = [
+const DEVICE: [Family<Gpu>; 5] = [
     gauge("vcuda_device_memory_total", "The GPU's memory.", |it: &Gpu| it.total_bytes.into()).in_bytes(),
     gauge(
         "vcuda_device_memory_used",
@@ -230,6 +230,11 @@ const DEVICE: [Family<Gpu>; 4] = [
         "vcuda_device_utilization_ratio",
         "In how much of the driver's last sampling period anything ran on the GPU.",
         |it: &Gpu| it.utilization_ratio.into(),
+    ),
+    gauge(
+        "vcuda_device_foreign_processes",
+        "Processes on the GPU without vcuda: beside them, shares of its time are best effort.",
+        |it: &Gpu| it.foreign_processes.into(),
     ),
     gauge("vcuda_device_healthy", "1 if the GPU answers, else 0.", |it: &Gpu| {
         Count(u64::from(it.is_healthy))

@@ -1,0 +1,61 @@
+//! What works beside slices without the library, on those GPUs of whose time slices have shares.
+//!
+//! Asks the management library, and only where some slice has a share and a living process: then the driver is at work
+//! anyhow, and answers at once.
+
+use crate::ps::living;
+use vcuda_core::device::Uuid;
+use vcuda_core::snapshot::Snapshot;
+use vcuda_slices::neighbours::{Lookout, Neighbours, has_library};
+use vcuda_suspend::memory::Nvml;
+
+/// What was found on one GPU.
+#[derive(Clone, Debug)]
+pub struct OnGpu {
+    pub gpu: Uuid,
+    pub neighbours: Neighbours,
+}
+
+/// What that means for shares.
+pub const MEANING: &str = "shares of its time are best effort";
+
+/// Looks again and again.
+#[derive(Default)]
+pub struct Watch {
+    /// Opened when first needed; `None` within if it can't be.
+    nvml: Option<Option<Nvml>>,
+    lookout: Lookout,
+}
+
+impl Watch {
+    /// What there is beside `slices`, on GPUs of whose time they have shares; nothing of a GPU where all is in order.
+    pub fn look(&mut self, slices: &[Snapshot]) -> Vec<OnGpu> {
+        self.look_at(&shared_gpus(slices))
+    }
+
+    /// The same on these GPUs.
+    pub fn look_at(&mut self, gpus: &[Uuid]) -> Vec<OnGpu> {
+        if gpus.is_empty() {
+            return Vec::new();
+        }
+        // Inside a slice the list of processes is the slice's.
+        let open = || if has_library() { None } else { Nvml::open().ok() };
+        let Some(nvml) = self.nvml.get_or_insert_with(open) else { return Vec::new() };
+        let listed = gpus.iter().filter_map(|gpu| Some((*gpu, nvml.process_ids(*gpu)?)));
+        let found = listed.map(|(gpu, pids)| OnGpu { gpu, neighbours: self.lookout.look(pids) });
+        found.filter(|found| found.neighbours != Neighbours::default()).collect()
+    }
+}
+
+/// The GPUs of whose time a slice with a living process has a share, each once.
+pub fn shared_gpus(slices: &[Snapshot]) -> Vec<Uuid> {
+    let in_use = slices.iter().filter(|slice| living(slice).next().is_some());
+    let shares = in_use.flat_map(|slice| &slice.devices).filter(|device| device.compute.share_ppm.is_some());
+    let mut gpus: Vec<Uuid> = Vec::new();
+    for device in shares {
+        if !gpus.contains(&device.uuid) {
+            gpus.push(device.uuid);
+        }
+    }
+    gpus
+}
