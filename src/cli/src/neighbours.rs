@@ -59,3 +59,23 @@ pub fn shared_gpus(slices: &[Snapshot]) -> Vec<Uuid> {
     }
     gpus
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vcuda_core::control::Control;
+
+    #[test]
+    fn only_gpus_with_shares_in_use_are_looked_at() {
+        let directory = tempfile::tempdir().unwrap();
+        let control = Control::open_or_create(directory.path().join("control")).unwrap();
+        let [first, second] = [1, 2].map(|byte| control.device(Uuid::gpu([byte; 16])).unwrap());
+        control.set_limit_bytes(first, Some(1 << 30)).unwrap();
+        control.claim("earlier").unwrap().compute_account(second).open().0.set_share_ppm(300_000);
+        assert_eq!(shared_gpus(&[control.snapshot().unwrap()]), [], "nobody lives in it");
+        let _slot = control.claim("program").unwrap();
+        let both = [control.snapshot().unwrap(), control.snapshot().unwrap()];
+        assert_eq!(shared_gpus(&both), [Uuid::gpu([2; 16])]);
+        assert!(Watch::default().look(&[]).is_empty());
+    }
+}
