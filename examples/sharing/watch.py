@@ -64,6 +64,8 @@ def surroundings(options, scratch):
     if options.simulated or options.driver or not Path("/dev/nvidiactl").exists():
         driver = options.driver or subprocess.run([ROOT / "scripts/fake-driver"], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
         environment |= {"LD_LIBRARY_PATH": str(driver), "VCUDA_FAKE_GPUS": "H200", "VCUDA_FAKE_STATE": f"{scratch}/machine"}
+        # Simulated GPUs of different machines are called the same, and don't take turns with each other.
+        environment.setdefault("VCUDA_ARBITER_FILE", f"{scratch}/arbiter")
     return environment
 
 

@@ -205,6 +205,8 @@ class Machine:
             environment["LD_LIBRARY_PATH"] = self.driver
             environment["VCUDA_FAKE_STATE"] = str(self.scratch / "machine")
             environment["VCUDA_FAKE_GPUS"] = "H200"
+            # Simulated GPUs of different machines are called the same, and don't take turns with each other.
+            environment["VCUDA_ARBITER_FILE"] = str(self.scratch / "arbiter")
             if self.null:
                 environment["VCUDA_FAKE_NULL"] = "1"
             environment.update(self.simulation)

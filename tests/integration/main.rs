@@ -22,6 +22,7 @@ mod races;
 mod readers;
 mod set;
 mod shares;
+mod sharing;
 mod sharing_example;
 mod suspend;
 mod top;

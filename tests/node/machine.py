@@ -51,6 +51,8 @@ class Machine:
             "LD_LIBRARY_PATH": str(driver),
             "VCUDA_FAKE_GPUS": self.gpus,
             "VCUDA_FAKE_STATE": str(self.path / "state"),
+            # Simulated GPUs of different machines are called the same, and don't take turns with each other.
+            "VCUDA_ARBITER_FILE": str(self.path / "arbiter"),
         }
         return self
 

@@ -110,6 +110,8 @@ impl Container {
         command.env("LD_LIBRARY_PATH", &artefacts().driver);
         command.env("VCUDA_FAKE_STATE", self.directory().join("machine"));
         command.env("VCUDA_FAKE_GPUS", &self.gpus);
+        // Simulated GPUs of different machines are called the same, and don't take turns with each other.
+        command.env("VCUDA_ARBITER_FILE", self.directory().join(".arbiter"));
         if world == World::Limited {
             command.env("LD_PRELOAD", &artefacts().library);
             command.env("VCUDA_CONTROL_FILE", self.control_path());
