@@ -5,7 +5,7 @@
 
 use crate::ps::living;
 use vcuda_core::device::Uuid;
-use vcuda_core::snapshot::Snapshot;
+use vcuda_core::snapshot::{DeviceView, Snapshot};
 use vcuda_slices::neighbours::{Lookout, Neighbours, has_library};
 use vcuda_suspend::memory::Nvml;
 
@@ -47,10 +47,12 @@ impl Watch {
     }
 }
 
-/// The GPUs of whose time a slice with a living process has a share, each once.
+/// The GPUs of whose time a slice with a living process has a share, or takes its turn there with others, each once.
 pub fn shared_gpus(slices: &[Snapshot]) -> Vec<Uuid> {
     let in_use = slices.iter().filter(|slice| living(slice).next().is_some());
-    let shares = in_use.flat_map(|slice| &slice.devices).filter(|device| device.compute.share_ppm.is_some());
+    let has_part =
+        |device: &&DeviceView| device.compute.share_ppm.is_some() || device.compute.sharing.is_some();
+    let shares = in_use.flat_map(|slice| &slice.devices).filter(has_part);
     let mut gpus: Vec<Uuid> = Vec::new();
     for device in shares {
         if !gpus.contains(&device.uuid) {

@@ -5,7 +5,7 @@ use crate::neighbours::{MEANING, OnGpu, Watch, shared_gpus};
 use crate::ps::text::short_uuid;
 use vcuda_core::control::Control;
 use vcuda_core::device::Uuid;
-use vcuda_core::limits::{Gpu, Limits};
+use vcuda_core::limits::{DeviceEntries, Gpu, Limits};
 use vcuda_core::snapshot::Snapshot;
 
 /// Findings about the GPUs of whose time running slices have a share, or a program started here would have one.
@@ -24,16 +24,16 @@ pub fn examine(gpus: &[Gpu]) -> Vec<Finding> {
     Watch::default().look_at(&concerned).iter().map(finding).collect()
 }
 
-/// The GPUs of which a program started here would have a share.
+/// The GPUs of which a program started here would have a share, or where it would take turns with others.
 fn configured(gpus: &[Gpu]) -> Vec<Uuid> {
     // What is wrong with them is said elsewhere.
     let Ok(limits) = Limits::of_this_process() else { return Vec::new() };
     let Ok(entries) = limits.entries_of(gpus) else { return Vec::new() };
-    let shared = gpus.iter().zip(entries);
-    shared
-        .filter(|(_, entries)| entries.cores.is_some_and(|entry| !entry.value.is_whole()))
-        .map(|(gpu, _)| gpu.uuid)
-        .collect()
+    let has_part = |entries: &DeviceEntries| {
+        let has_share = entries.cores.is_some_and(|entry| !entry.value.is_whole());
+        has_share || entries.elastic.is_some() || entries.weight.is_some() || entries.priority.is_some()
+    };
+    gpus.iter().zip(entries).filter(|(_, entries)| has_part(entries)).map(|(gpu, _)| gpu.uuid).collect()
 }
 
 fn finding(found: &OnGpu) -> Finding {
