@@ -34,21 +34,27 @@ class Split:
 
     shares: list[float]
     weights: list[float]
+    # A tenant of several programs, if there is one: alone, those hold each other up, so what they do then tells nothing.
+    several: int | None = None
 
     @property
     def total(self) -> float:
         return sum(self.shares)
 
     @property
-    def off(self) -> list[float]:
-        """By what part each tenant's share of all that was had differs from what its weight asks for, in percent."""
-        if self.total == 0:
+    def off(self) -> list[float | None]:
+        """By what part each tenant's share differs from what its weight asks for, in percent: the share of all that
+        was had, but beside a tenant of several programs the share of the GPU. Of that one it is not told: whether it
+        has more than it should shows in what others have."""
+        whole = self.total if self.several is None else 100.0
+        if whole == 0:
             return [-100.0 for _ in self.shares]
-        return [100 * (share / self.total * sum(self.weights) / weight - 1) for share, weight in zip(self.shares, self.weights)]
+        off = [100 * (share / whole * sum(self.weights) / weight - 1) for share, weight in zip(self.shares, self.weights)]
+        return [None if number == self.several else one for number, one in enumerate(off)]
 
     @property
     def worst(self) -> float:
-        return max(abs(one) for one in self.off)
+        return max(abs(one) for one in self.off if one is not None)
 
 
 def first_ms(bins: list[int], bin_ms: float) -> float:
@@ -90,3 +96,9 @@ def smoothed(values: list[float], width: int) -> list[float]:
         pairs = [(weights[offset + width], values[number + offset]) for offset in range(-width, width + 1) if 0 <= number + offset < len(values)]
         out.append(sum(weight * value for weight, value in pairs) / sum(weight for weight, _ in pairs))
     return out
+
+
+def unrest(alone: list[list[float]]) -> float:
+    """The most that what one does alone differed from what it did alone the time before, in percent."""
+    steps = [abs(after / before - 1) for first, then in zip(alone, alone[1:]) for before, after in zip(first, then) if before]
+    return 100 * max(steps, default=0.0)

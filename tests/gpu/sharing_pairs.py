@@ -6,6 +6,7 @@ from statistics import mean
 import sharing_plan as plan
 from compute_load import Loads
 from report import Section
+from sharing_figures import unrest
 from sharing_plan import Granted
 from sharing_tenants import end_all, open_all, together
 from world import Child, Machine
@@ -33,13 +34,13 @@ def averaged(rows: list[list[float]]) -> list[float]:
     return [mean(column) for column in zip(*rows)]
 
 
-def add_sum(section: Section, what: str, ours: list[list[float]], bare: list[list[float]]) -> None:
-    """A row of what two had in each round, in percent of what each does alone."""
+def add_sum(section: Section, what: str, ours: list[list[float]], bare: list[list[float]], alone: list[list[float]]) -> None:
+    """A row of what two had in each round, in percent of what each does alone, of which all times are told."""
     sums, bare_sums = [sum(one) for one in ours], [sum(one) for one in bare]
     spread = f" ({min(sums):.1f} to {max(sums):.1f})" if len(sums) > 1 else ""
     section.add(
-        what, f"{percent(averaged(ours), mean(sums))} %{spread}; bare {percent(averaged(bare), mean(bare_sums))}",
-        f"at least {LEAST_SUM:g} %", mean(sums) >= LEAST_SUM, shares=ours, bare=bare,
+        what, f"{percent(averaged(ours), mean(sums))} %{spread}; bare {percent(averaged(bare), mean(bare_sums))}; alone within {unrest(alone):.1f} %",
+        f"at least {LEAST_SUM:g} %", mean(sums) >= LEAST_SUM, shares=ours, bare=bare, alone_hz=alone,
     )  # fmt: skip
 
 
@@ -60,6 +61,7 @@ def pairs(machine: Machine, section: Section, loads: Loads, settings: Sharing) -
             return [rates[work] for work in works]
 
         before = alone()
+        all_alone = [before]
         for _ in range(rounds):
             had = {
                 name: [one.rate_hz for one in together(list(zip(tenants, works)), seconds, 0.5)]
@@ -69,7 +71,8 @@ def pairs(machine: Machine, section: Section, loads: Loads, settings: Sharing) -
             for name, rates in had.items():
                 found[name].append(shares(rates, before, after))
             before = after
-        add_sum(section, " and ".join(work.name for work in works), found["ours"], found["bare"])
+            all_alone.append(after)
+        add_sum(section, " and ".join(work.name for work in works), found["ours"], found["bare"], all_alone)
     end_all([*bare, *ours])
 
 
@@ -110,7 +113,7 @@ def torch(machine: Machine, section: Section, loads: Loads, settings: Sharing) -
         had = {world: steady(pair, workloads, seconds) for world, pair in worlds.items()}
         after = alone()
         found = {world: shares(rates, before, after) for world, rates in had.items()}
-        add_sum(section, name, [found["ours"]], [found["bare"]])
+        add_sum(section, name, [found["ours"]], [found["bare"]], [before, after])
     for child in children:
         child.tell("end 0")
         child.finish().must()

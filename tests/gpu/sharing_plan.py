@@ -62,6 +62,11 @@ class Mix:
     processes: tuple[int, ...]
 
     @property
+    def several(self) -> int | None:
+        """The tenant that has several programs."""
+        return next((number for number, count in enumerate(self.processes) if count > 1), None)
+
+    @property
     def name(self) -> str:
         kinds = [(f"{count} x " if count > 1 else "") + work.name for count, work in zip(self.processes, self.works)]
         return f"{':'.join(map(str, self.weights))}, {', '.join(kinds)}"

@@ -36,6 +36,9 @@ def splits_are_told_apart() -> None:
     off = figures.Split([12, 88], [1, 9]).off
     assert abs(off[0] - 20) < 1e-9 and abs(off[1] + 100 * 2 / 90) < 1e-9
     assert figures.Split([0, 0], [1, 1]).worst == 100
+    # Beside several programs, whose own part is not told, another's is that of the GPU.
+    beside = figures.Split([49, 140], [1, 1], several=1)
+    assert beside.off[1] is None and abs(beside.worst - 2) < 1e-9
     # Tenants that have all a tenth less have it in the same ratio.
     assert figures.Split([45, 27, 18], [50, 30, 20]).worst < 1e-9
 
@@ -72,6 +75,10 @@ def processor_time_is_compared() -> None:
 def percentiles_are_of_those_that_were() -> None:
     assert figures.percentile(list(range(1, 101)), 0.99) == 99 and figures.percentile([5.0], 0.99) == 5
     assert figures.percentile([3, 1, 2], 0.5) == 2 and figures.percentile([], 0.5) == 0
+
+
+def unrest_is_the_largest_step() -> None:
+    assert abs(figures.unrest([[100, 50], [101, 50], [101, 49]]) - 2) < 1e-9 and figures.unrest([[100]]) == 0
 
 
 def smoothing_keeps_levels() -> None:
@@ -122,7 +129,7 @@ def the_chart_is_well_formed() -> None:
 def run() -> None:
     checks = [
         turns_at_the_ends_are_no_error, splits_are_told_apart, wakes_are_timed, losses_are_counted, processor_time_is_compared,
-        percentiles_are_of_those_that_were, smoothing_keeps_levels, mixes_are_fresh_and_fair, limits_are_written_as_the_command_reads_them,
+        percentiles_are_of_those_that_were, unrest_is_the_largest_step, smoothing_keeps_levels, mixes_are_fresh_and_fair, limits_are_written_as_the_command_reads_them,
         phases_are_between_comings_and_goings, the_chart_is_well_formed,
     ]  # fmt: skip
     for check in checks:
