@@ -20,6 +20,7 @@ mod processes;
 mod quiet;
 mod races;
 mod readers;
+mod scripts;
 mod set;
 mod shares;
 mod sharing;
