@@ -3,7 +3,8 @@
 use crate::live::Obedient;
 use rustix::termios::LocalModes;
 use std::fs;
-use vcuda_tests::{Container, OnTerminal, Run, World, artefacts, program};
+use vcuda_core::control::Control;
+use vcuda_tests::{Container, OnTerminal, Run, Running, World, artefacts, program};
 
 fn vcuda(container: &Container) -> Run {
     container.run(World::Bare, &artefacts().vcuda).env("VCUDA_LIBRARY", &artefacts().library)
@@ -129,6 +130,81 @@ fn assert_left_as_it_was(top: &OnTerminal) {
     assert_eq!(after.local_modes, before.local_modes);
     assert_eq!((after.input_modes, after.output_modes), (before.input_modes, before.output_modes));
     assert!(after.local_modes.contains(LocalModes::ECHO | LocalModes::ICANON));
+}
+
+#[test]
+fn processes_that_are_not_at_work_are_told_from_those_that_are() {
+    let container = Container::new().gpus("8GiB").limit("6GiB");
+    let path = |slice: &str| container.directory().join(slice).display().to_string();
+    // Those who are named must be there.
+    for slice in ["first", "second", "third"] {
+        Control::open_or_create(path(slice)).unwrap();
+    }
+    let named = |run: Run| {
+        let slices = ["first", "second", "third"].map(|slice| path(slice));
+        slices.iter().fold(run, |run, path| run.args(["--control-file", path]))
+    };
+    let tenant = |slice: &str, mib: u32| {
+        let run = container.run(World::Limited, program("suspendable")).arg(mib.to_string());
+        run.env("VCUDA_CONTROL_FILE", path(slice)).env("VCUDA_IDLE_RELEASE", "300ms").start()
+    };
+    let lease = |run: Run| run.env("VCUDA_LEASE_DIRECTORY", container.directory());
+    let agent = || {
+        let mut agent = lease(named(vcuda(&container).arg("release"))).start();
+        agent.wait_for("vcuda:");
+        agent
+    };
+    let mut first = tenant("first", 4500);
+    first.wait_for("ready");
+    let mut third = tenant("third", 64);
+    third.wait_for("ready");
+    let mut top = named(vcuda(&container).args(["top", "--interval", "0.25"])).start_on_terminal(80, 40);
+    let mark = container.directory().file_name().unwrap().to_string_lossy().into_owned();
+    filter(&mut top, &mark);
+    let shows = |pid: u32, text: &str| {
+        let is_it = |line: &String| line.trim_start().starts_with(&pid.to_string()) && line.ends_with(text);
+        top.wait_until(|lines| lines.iter().any(is_it))
+    };
+    shows(first.pid(), "0.0 %        0 %          0");
+
+    let makes_room = agent();
+    let mut second = tenant("second", 4500);
+    second.wait_for("ready");
+    let lines = shows(first.pid(), "   4.90 GiB    put aside, back when it calls");
+    assert!(lines.iter().any(|line| line.contains("   1 away   GPU-510faced")), "{lines:#?}");
+    makes_room.kill();
+    // For some seconds, processes believe in an agent.
+    third.say("alloc 4000");
+    shows(third.pid(), "waiting for 3.91 GiB of memory");
+    first.say("work");
+    shows(first.pid(), "put aside, waiting for memory");
+    let states = |slice: &str| {
+        let json = named(vcuda(&container).args(["ps", "--json"])).finish().clean().stdout;
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        let slices = json["slices"].as_array().unwrap();
+        let slice = slices.iter().find(|known| known["control_file"] == path(slice)).unwrap();
+        slice["devices"][0]["processes"][0].clone()
+    };
+    assert_eq!(
+        (&states("first")["state"], &states("second")["state"]),
+        (&"waiting".into(), &"running".into())
+    );
+    assert_eq!(states("first")["idle_release_ns"], 300_000_000);
+    assert_eq!(states("third")["waits_for_bytes"], 4000u64 << 20);
+
+    // Who comes back takes the room of who is idle.
+    let makes_room = agent();
+    first.wait_for("worked");
+    shows(second.pid(), "put aside, back when it calls");
+    third.wait_for("alloc_1");
+    makes_room.kill();
+    lease(vcuda(&container).args(["suspend", &path("third")])).finish().clean();
+    shows(third.pid(), "suspended, not on the GPU");
+    let inspected = vcuda(&container).args(["inspect", &path("third")]).finish().clean().stdout;
+    assert!(inspected.contains("\n             suspended, not on the GPU\n"), "{inspected}");
+    top.press("q");
+    assert_eq!(top.ended().code(), Some(0));
+    [first, second, third].into_iter().for_each(Running::kill);
 }
 
 #[test]

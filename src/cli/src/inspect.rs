@@ -1,5 +1,6 @@
 //! `vcuda inspect`: all that is known of one slice.
 
+use crate::ps::state::ProcessState;
 use crate::{duration, ps, size};
 use anyhow::{Context, Result};
 use clap::Args;
@@ -75,6 +76,7 @@ fn as_json(snapshot: &Snapshot, sources: &[Source]) -> Value {
     let processes: Vec<Value> = ps::living(snapshot)
         .map(|process| {
             json!({ "pid": process.identity.pid, "name": process.identity.name,
+                    "state": ProcessState::from(process).word(),
                     "has_current_limits": is_up_to_date(process, sources) })
         })
         .collect();
@@ -93,6 +95,7 @@ fn source_as_json(source: &Source) -> Value {
             value["elastic"] = entries(limits.elastic(), |elastic| (*elastic).into());
             value["weight"] = entries(limits.weights(), |weight| weight.get().into());
             value["priority"] = entries(limits.priorities(), |priority| priority.name().into());
+            value["idle_release_ns"] = limits.idle_release.map(|after| after.as_nanos() as u64).into();
             value["digest"] = format!("{:016x}", limits.digest()).into();
         }
         Err(error) => value["error"] = error.to_string().into(),
@@ -168,8 +171,12 @@ fn as_text(snapshot: &Snapshot, sources: &[Source]) -> String {
             Some(false) => "another text's: the file's from its next CUDA call on",
         };
         let user = user_name(identity.uid);
+        let state = match ProcessState::from(process) {
+            ProcessState::Running => String::new(),
+            state => format!("{:13}{}\n", "", state.text()),
+        };
         let line = format!(
-            "  {:>9}{mark} {:<16}  {:<12} {:>9}  {limits}\n",
+            "  {:>9}{mark} {:<16}  {:<12} {:>9}  {limits}\n{state}",
             identity.pid,
             ps::text::cut(&identity.name, 16),
             ps::text::cut(&user, 12),
@@ -203,6 +210,12 @@ fn limits_text(name: &str, sources: &[Source]) -> String {
                 ];
                 for (key, said, _) in sharing.iter().filter(|(_, _, is_empty)| !is_empty) {
                     text.push_str(&format!("    {key:<10}  {said}\n"));
+                }
+                if let Some(after) = limits.idle_release {
+                    let after = duration::text(after.as_nanos() as u64);
+                    text.push_str(&format!(
+                        "    put aside   once idle for {after}, if others need its memory\n"
+                    ));
                 }
             }
             Err(error) => text.push_str(&format!("                {error}\n")),

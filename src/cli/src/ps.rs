@@ -1,6 +1,7 @@
 //! `vcuda ps`: who holds how much GPU memory and uses how much GPU time, and of which limits.
 
 pub mod json;
+pub mod state;
 pub mod text;
 
 use crate::neighbours::Watch;

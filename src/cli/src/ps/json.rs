@@ -1,6 +1,6 @@
 //! Everything that the control files say, for programs: amounts in bytes, times in nanoseconds.
 
-use super::text::state;
+use super::state::ProcessState;
 use super::{living, recent_busy_ratio};
 use serde_json::{Value, json};
 use vcuda_core::snapshot::{DeviceView, ProcessView, Snapshot};
@@ -62,7 +62,9 @@ fn process(process: &ProcessView, device: &DeviceView) -> Value {
             .then(|| format!("{:016x}", process.identity.limits_digest)),
         "used_bytes": held.map_or(0, |view| view.used_bytes),
         "context_bytes": held.map_or(0, |view| view.overhead_bytes),
-        "state": state(process),
+        "state": ProcessState::from(process).word(),
+        "waits_for_bytes": process.suspension.needed().map(|(mib, _)| mib << 20),
+        "idle_release_ns": process.suspension.idle_release().map(|after| after.as_nanos() as u64),
         "compute": {
             "busy_ns": held.map_or(0, |view| view.busy_ns),
             "work_count": held.map_or(0, |view| view.work_count),

@@ -1,5 +1,6 @@
 //! What the control files say, for people: slices in which something runs, in at most 80 columns.
 
+use super::state::{ProcessState, has_states};
 use super::{living, recent_busy_ratio};
 use crate::neighbours::{MEANING, OnGpu};
 use crate::{duration, size};
@@ -7,7 +8,6 @@ use vcuda_core::device::Uuid;
 use vcuda_core::share::Share;
 use vcuda_core::sharing::{Priority, Sharing, Weight};
 use vcuda_core::snapshot::{ComputeView, DeviceView, HoldingView, ProcessView, Snapshot};
-use vcuda_core::suspension::Phase;
 
 /// Columns for a process's name: as many as the kernel keeps of it.
 const NAME_COLUMNS: usize = 16;
@@ -77,14 +77,14 @@ fn slice(snapshot: &Snapshot, own_namespace: u64) -> String {
 /// The processes that have to do with a device, under a heading.
 pub fn holders(snapshot: &Snapshot, device: &DeviceView, own_namespace: u64) -> String {
     let is_held = living(snapshot).any(|process| holding(process, device).is_some());
-    let has_states = living(snapshot).any(|process| process.suspension.phase() != Phase::Running);
+    let has_states = has_states(snapshot);
     let mut text = if is_held { heading(device, has_states) } else { String::new() };
     for process in living(snapshot) {
         if let Some(held) = holding(process, device) {
             text.push_str(&row(process, held, device, own_namespace, has_states));
         }
     }
-    let in_use = living(snapshot).filter(|process| !is_away(process));
+    let in_use = living(snapshot).filter(|process| !ProcessState::from(*process).is_away());
     let held: u64 = in_use.map(|process| process.used_bytes(device.index)).sum();
     if device.used_bytes > held {
         let rest = size::text(device.used_bytes - held);
@@ -140,7 +140,7 @@ fn row(
         text.push_str(&format!(" {:>9}", size::text(held.used_bytes)));
     }
     if has_states {
-        text.push_str(&format!(" {:>9}", state(process)));
+        text.push_str(&format!(" {:>9}", ProcessState::from(process).word()));
     } else if has_memory(device) {
         text.push_str(&format!(" {:>9}", size::text(held.overhead_bytes)));
     }
@@ -150,23 +150,6 @@ fn row(
     }
     text.push('\n');
     text
-}
-
-/// How far the process is on the way to being suspended or back.
-pub fn state(process: &ProcessView) -> &'static str {
-    match process.suspension.phase() {
-        Phase::Running => "running",
-        Phase::Suspending => "stopping",
-        Phase::Suspended if process.suspension.is_idle() => "idle",
-        Phase::Suspended => "suspended",
-        Phase::Resuming => "resuming",
-        Phase::Lost => "lost",
-    }
-}
-
-/// Whether nothing of it is on the device.
-fn is_away(process: &ProcessView) -> bool {
-    matches!(process.suspension.phase(), Phase::Suspended | Phase::Lost)
 }
 
 /// Right-aligned, with a mark where it means nothing here.
@@ -261,11 +244,12 @@ pub fn cut(text: &str, most: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ps::state::tests::word;
     use vcuda_core::device::DeviceIndex;
     use vcuda_core::identity::Identity;
     use vcuda_core::sharing::{ELASTIC_BIT, HIGH_PRIORITY_BIT};
     use vcuda_core::snapshot::HoldingView;
-    use vcuda_core::suspension::Suspension;
+    use vcuda_core::suspension::{Phase, Suspension};
 
     const MIB: u64 = 1 << 20;
 
@@ -397,17 +381,8 @@ mod tests {
 
     #[test]
     fn suspended_processes_are_told_from_those_that_run() {
-        let words = || {
-            let directory = tempfile::tempdir().unwrap();
-            let control =
-                vcuda_core::control::Control::open_or_create(directory.path().join("control")).unwrap();
-            let slot = control.claim("any").unwrap();
-            let words = control.suspension_words(slot.index()).unwrap();
-            words.set_phase(Phase::Suspended, false);
-            words.load()
-        };
         let mut away = process(22, "python3", true, 700 * MIB);
-        away.suspension = words();
+        away.suspension = word(|words| words.set_phase(Phase::Suspended, false));
         let mut device = share(device(0, 0xaa));
         device.used_bytes = 200 * MIB;
         device.set_aside_bytes = 700 * MIB;

@@ -3,6 +3,7 @@
 //! Owns the arithmetic from counters to rates.
 
 use crate::neighbours::{OnGpu, Watch};
+use crate::ps::state::ProcessState;
 use crate::ps::{self, living, recent_busy_ratio};
 use anyhow::Result;
 use std::path::PathBuf;
@@ -93,6 +94,7 @@ pub struct ProcessRow {
     /// The id means nothing here.
     pub is_elsewhere: bool,
     pub name: String,
+    pub state: ProcessState,
     pub used_bytes: u64,
     pub busy_ratio: f64,
     pub throttled_ratio: f64,
@@ -190,6 +192,7 @@ fn row(snapshot: &Snapshot, device: &DeviceView, before: Option<&Before>, own_na
             pid: process.identity.pid,
             is_elsewhere: namespace != 0 && namespace != own_namespace,
             name: process.identity.name.clone(),
+            state: ProcessState::from(process),
             used_bytes: held.used_bytes,
             busy_ratio,
             throttled_ratio,

@@ -4,6 +4,7 @@
 
 use super::rows::{self, GpuRow, Look, ProcessRow, SliceRow};
 use crate::ps::living;
+use crate::ps::state::ProcessState;
 use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::{Path, PathBuf};
@@ -178,7 +179,10 @@ fn filtered(row: &SliceRow, wanted: &str) -> Option<SliceRow> {
     let has = |text: &str| text.to_lowercase().contains(wanted);
     let mut row = row.clone();
     if !has(&row.name) && !has(&row.device.to_string()) {
-        row.processes.retain(|process| has(&process.name) || process.pid.to_string() == wanted);
+        row.processes.retain(|process| {
+            let has_state = process.state != ProcessState::Running && has(&process.state.text());
+            has(&process.name) || has_state || process.pid.to_string() == wanted
+        });
         if row.processes.is_empty() {
             return None;
         }
@@ -189,10 +193,12 @@ fn filtered(row: &SliceRow, wanted: &str) -> Option<SliceRow> {
 #[cfg(test)]
 pub mod tests {
     use super::*;
+    use crate::ps::state::tests::word;
     use vcuda_core::device::{DeviceIndex, Uuid};
     use vcuda_core::identity::Identity;
     use vcuda_core::sharing::Sharing;
     use vcuda_core::snapshot::{ComputeView, DeviceView, HoldingView, ProcessView, Snapshot};
+    use vcuda_core::suspension::Phase;
 
     const GIB: u64 = 1 << 30;
     const SECOND_NS: u64 = 1_000_000_000;
@@ -312,8 +318,39 @@ pub mod tests {
         assert_eq!(names(&state).len(), 3);
         state.filter = "101".to_owned();
         assert_eq!(state.shown()[0].processes[0].name, "dataset");
+        state.filter = "running".to_owned();
+        assert_eq!(names(&state).len(), 0, "what all do is no mark of one");
         state.filter = "nothing".to_owned();
         assert_eq!(names(&state).len(), 0);
+    }
+
+    /// Two slices whose processes are not at work.
+    pub fn seen_away() -> State {
+        let mut state = State::new(Duration::from_secs(1));
+        let mut slices = vec![
+            slice("first", 50, &[("python3", 0, 0, 0), ("dataset", 0, 0, 0)]),
+            slice("second", 30, &[("triton", 7, 0, 0), ("lab", 1, 0, 0)]),
+        ];
+        let words = [
+            word(|words| words.set_phase(Phase::Suspended, true)),
+            word(|words| words.set_phase(Phase::Suspended, false)),
+            word(|words| words.ask_for(4096, 0)),
+            word(|words| words.set_phase(Phase::Resuming, true)),
+        ];
+        let processes = slices.iter_mut().flat_map(|slice| &mut slice.processes);
+        processes.zip(words).for_each(|(process, word)| process.suspension = word);
+        state.see(Look { at_ns: 100 * SECOND_NS, slices, neighbours: Vec::new() });
+        state
+    }
+
+    #[test]
+    fn who_is_not_at_work_is_found_by_that() {
+        let mut state = seen_away();
+        state.filter = "put aside".to_owned();
+        assert_eq!(state.shown().len(), 1);
+        assert_eq!(state.shown()[0].processes[0].name, "python3");
+        state.filter = "waiting".to_owned();
+        assert_eq!(state.shown()[0].processes[0].name, "triton");
     }
 
     #[test]

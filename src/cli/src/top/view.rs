@@ -6,6 +6,7 @@
 use super::rows::{GpuRow, ProcessRow, SliceRow};
 use super::state::State;
 use crate::neighbours::MEANING;
+use crate::ps::state::ProcessState;
 use crate::ps::text::cut;
 use crate::size;
 use ratatui::style::{Color, Modifier, Style};
@@ -159,7 +160,7 @@ pub fn body(state: &State, columns: usize, palette: Palette) -> Vec<Line<'static
     for row in &rows {
         lines.extend(slice_lines(state, row, columns, palette));
         if state.shows_processes {
-            lines.extend(row.processes.iter().map(process_line));
+            lines.extend(row.processes.iter().map(|process| process_line(process, palette)));
         }
     }
     lines
@@ -168,6 +169,16 @@ pub fn body(state: &State, columns: usize, palette: Palette) -> Vec<Line<'static
 fn slice_lines(state: &State, row: &SliceRow, columns: usize, palette: Palette) -> Vec<Line<'static>> {
     let bold = Style::new().add_modifier(Modifier::BOLD);
     let mut right = String::new();
+    let count_of = |is_meant: fn(ProcessState) -> bool| {
+        row.processes.iter().filter(|process| is_meant(process.state)).count()
+    };
+    for (number, words) in
+        [(count_of(ProcessState::is_away), "away"), (count_of(ProcessState::is_waiting), "waiting")]
+    {
+        if number > 0 {
+            right.push_str(&format!("{number} {words}   "));
+        }
+    }
     if row.refused_count > 0 {
         right.push_str(&format!("{} refused   ", row.refused_count));
     }
@@ -277,17 +288,30 @@ fn sparkline(values: &VecDeque<f64>, columns: usize) -> String {
     format!("{text:>columns$}")
 }
 
-fn process_line(process: &ProcessRow) -> Line<'static> {
+/// What a process has and does; in place of what it does, where it is, if it isn't at work.
+fn process_line(process: &ProcessRow, palette: Palette) -> Line<'static> {
     let mark = if process.is_elsewhere { '*' } else { ' ' };
-    Line::raw(format!(
-        "  {:>10}{mark} {:<16} {:>10}    {:>5.1} %  {:>7.0} % {:>10.0}",
+    let has = format!(
+        "  {:>10}{mark} {:<16} {:>10}",
         process.pid,
         cut(&process.name, 16),
-        size::text(process.used_bytes),
-        process.busy_ratio * 100.0,
-        process.throttled_ratio * 100.0,
-        process.calls_per_second
-    ))
+        size::text(process.used_bytes)
+    );
+    match process.state {
+        ProcessState::Running => Line::raw(format!(
+            "{has}    {:>5.1} %  {:>7.0} % {:>10.0}",
+            process.busy_ratio * 100.0,
+            process.throttled_ratio * 100.0,
+            process.calls_per_second
+        )),
+        state if state.is_away() && !state.is_waiting() => {
+            Line::styled(format!("{has}    {}", state.text()), palette.faint())
+        }
+        state => Line::from(vec![
+            Span::raw(format!("{has}    ")),
+            Span::styled(state.text(), palette.colour(Color::Yellow)),
+        ]),
+    }
 }
 
 /// The last line: what keys do, or the filter that is being typed.
@@ -310,7 +334,7 @@ pub fn help() -> Vec<Line<'static>> {
         "  q, Esc, Ctrl-C   quit",
         "  s                sort by memory, share, throttled time, name",
         "  r                the other way round",
-        "  /                show what has a text in its name, or a process id; Esc shows everything",
+        "  /                show what has a text in its name or state, or a process id; Esc shows all",
         "  t                with processes or without",
         "  p, space         stop the picture and go on",
         "  + -              look more often, or less",
@@ -321,6 +345,8 @@ pub fn help() -> Vec<Line<'static>> {
         "              when it is used up",
         "  throttled   how long calls were held back meanwhile, summed over threads",
         "  refused     how often memory was asked for that the limit did not allow",
+        "  away        suspended or put aside: what they have is in the host's memory and counts for nothing",
+        "  waiting     for memory that others have, to allocate it or to come back",
         "  *           the process id means nothing here: it is of another PID namespace",
         "",
         "  Bars of a GPU show what slices have of it, and nothing else that may use it.",
@@ -330,7 +356,7 @@ pub fn help() -> Vec<Line<'static>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::state::tests::{seen, seen_sharing};
+    use super::super::state::tests::{seen, seen_away, seen_sharing};
     use super::super::text::frame;
     use super::*;
     use vcuda_core::sharing::{ELASTIC_BIT, HIGH_PRIORITY_BIT, Sharing};
@@ -360,8 +386,29 @@ mod tests {
     }
 
     #[test]
+    fn a_frame_of_processes_that_are_not_at_work() {
+        let text = frame(&seen_away(), 80);
+        let expected = [
+            " vcuda top   2 slices, 4 processes on 1 GPU                           every 1 s",
+            " GPU-aa202020  memory ▊░░░░░░░ 8.00 GiB of 80.00 GiB     time ░░░░░░░░   0 %",
+            "         PID  PROCESS              MEMORY      SHARE  THROTTLED    CALLS/S",
+            " /run/second                               1 waiting   3 refused   GPU-aa202020",
+            "   memory █████████████████████ 8.00 GiB of 8.00 GiB 100 %                    █",
+            "   share  ░░░░░░░░░░░░░░░░░░░░░ 0.0 % of 30 %",
+            "         100  triton             7.00 GiB    waiting for 4.00 GiB of memory",
+            "         101  lab                1.00 GiB    coming back",
+            " /run/first                                   2 away   3 refused   GPU-aa202020",
+            "   memory ░░░░░░░░░░░░░░░░░░░░░ 0 B of 8.00 GiB   0 %",
+            "   share  ░░░░░░░░░░░░░░░░░░░░░ 0.0 % of 50 %",
+            "         100  python3                 0 B    put aside, back when it calls",
+            "         101  dataset                 0 B    suspended, not on the GPU",
+        ];
+        assert_eq!(text.lines().collect::<Vec<_>>(), expected, "\n{text}");
+    }
+
+    #[test]
     fn no_line_is_wider_than_the_screen() {
-        for state in [seen(), seen_with_most_words()] {
+        for state in [seen(), seen_away(), seen_with_most_words()] {
             for columns in [60, 80, 100, 132, 200] {
                 for line in frame(&state, columns).lines() {
                     assert!(line.chars().count() <= usize::from(columns), "{columns}: {line}");
