@@ -141,12 +141,12 @@ fn processes_that_are_not_at_work_are_told_from_those_that_are() {
         Control::open_or_create(path(slice)).unwrap();
     }
     let named = |run: Run| {
-        let slices = ["first", "second", "third"].map(|slice| path(slice));
+        let slices = ["first", "second", "third"].map(path);
         slices.iter().fold(run, |run, path| run.args(["--control-file", path]))
     };
-    let tenant = |slice: &str, mib: u32| {
+    let tenant = |slice: &str, mib: u32, idle_release: &str| {
         let run = container.run(World::Limited, program("suspendable")).arg(mib.to_string());
-        run.env("VCUDA_CONTROL_FILE", path(slice)).env("VCUDA_IDLE_RELEASE", "300ms").start()
+        run.env("VCUDA_CONTROL_FILE", path(slice)).env("VCUDA_IDLE_RELEASE", idle_release).start()
     };
     let lease = |run: Run| run.env("VCUDA_LEASE_DIRECTORY", container.directory());
     let agent = || {
@@ -154,9 +154,9 @@ fn processes_that_are_not_at_work_are_told_from_those_that_are() {
         agent.wait_for("vcuda:");
         agent
     };
-    let mut first = tenant("first", 4500);
+    let mut first = tenant("first", 4500, "300ms");
     first.wait_for("ready");
-    let mut third = tenant("third", 64);
+    let mut third = tenant("third", 64, "600s");
     third.wait_for("ready");
     let mut top = named(vcuda(&container).args(["top", "--interval", "0.25"])).start_on_terminal(80, 40);
     let mark = container.directory().file_name().unwrap().to_string_lossy().into_owned();
@@ -168,7 +168,7 @@ fn processes_that_are_not_at_work_are_told_from_those_that_are() {
     shows(first.pid(), "0.0 %        0 %          0");
 
     let makes_room = agent();
-    let mut second = tenant("second", 4500);
+    let mut second = tenant("second", 4500, "300ms");
     second.wait_for("ready");
     let lines = shows(first.pid(), "   4.90 GiB    put aside, back when it calls");
     assert!(lines.iter().any(|line| line.contains("   1 away   GPU-510faced")), "{lines:#?}");
