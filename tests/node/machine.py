@@ -4,6 +4,7 @@ Everything lives in one temporary directory and ends with it; nothing of the rea
 
 import json
 import os
+import select
 import subprocess
 import sys
 import tempfile
@@ -29,12 +30,14 @@ class Tenant:
     wanted_mib: int
     gpu: int = 0
     labels: dict = field(default_factory=dict)
+    # After how long it may be put aside, as vcuda run takes it.
+    idle_release: str = ""
 
 
 class Machine:
     def __init__(self, gpus, build_first=True):
         self.gpus, self.build_first = gpus, build_first
-        self.tenants, self.running = {}, {}
+        self.tenants, self.running, self.holding = {}, {}, set()
 
     def __enter__(self):
         self.directory = tempfile.TemporaryDirectory(prefix="vcuda-node-")
@@ -53,6 +56,9 @@ class Machine:
             "VCUDA_FAKE_STATE": str(self.path / "state"),
             # Simulated GPUs of different machines are called the same, and don't take turns with each other.
             "VCUDA_ARBITER_FILE": str(self.path / "arbiter"),
+            # What is copied does not matter.
+            "VCUDA_FAKE_CONTENTS": "0",
+            "VCUDA_LEASE_DIRECTORY": str(self.path),
         }
         return self
 
@@ -79,26 +85,44 @@ class Machine:
     def start_tenant(self, share):
         tenant = self.tenants[share]
         numbers = (tenant.held_mib, tenant.kernel_us, tenant.pause_ms, tenant.wanted_mib)
+        idle_release = ["--idle-release", tenant.idle_release] if tenant.idle_release else []
         command = [ROOT / "target/debug/vcuda", "run", "--memory", tenant.memory, "--cores", tenant.cores,
-                   "--control-file", self.shares / share / "control", "--", self.program, *map(str, numbers)]
+                   *idle_release, "--control-file", self.shares / share / "control", "--", self.program,
+                   *map(str, numbers)]
         # In a group of its own, so that nothing of it is left.
         self.running[share] = subprocess.Popen(
-            command, env=self.environment | {"CUDA_VISIBLE_DEVICES": str(tenant.gpu)}, stdout=subprocess.PIPE,
-            text=True, start_new_session=True)
+            command, env=self.environment | {"CUDA_VISIBLE_DEVICES": str(tenant.gpu)}, stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, text=True, start_new_session=True)
 
     def wait_for_tenants(self):
         """Waits until those that were started hold what they hold."""
         for share, process in self.running.items():
-            if process.stdout.closed:
+            if share in self.holding:
                 continue
-            if process.stdout.readline() != "holding\n":
-                sys.exit(f"the tenant of {share} ended with {process.wait()}")
-            process.stdout.close()
+            self.expect(share, "holding")
+            self.holding.add(share)
+
+    def ask_tenant(self, share):
+        """Has one that works only when asked work once; how many seconds that took."""
+        process, begin = self.running[share], time.monotonic()
+        print("work", file=process.stdin, flush=True)
+        self.expect(share, "worked")
+        return time.monotonic() - begin
+
+    def expect(self, share, word):
+        """Waits until a tenant says so."""
+        output = self.running[share].stdout
+        if not select.select([output], [], [], PATIENCE_S)[0]:
+            sys.exit(f"the tenant of {share} did not say {word!r} within {PATIENCE_S} s")
+        if (said := output.readline()) != f"{word}\n":
+            sys.exit(f"the tenant of {share} said {said!r} instead of {word!r}")
 
     def kill_tenant(self, share):
         process = self.running.pop(share)
+        self.holding.discard(share)
         os.killpg(process.pid, 9)
         process.wait()
+        process.stdin.close()
         process.stdout.close()
 
     def agent(self, *options, binary=ROOT / "target/debug/vcuda-node"):

@@ -15,7 +15,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 use vcuda_core::control::Control;
 use vcuda_slices::find;
-use vcuda_suspend::agent::{Agent, TURN};
+use vcuda_suspend::agent::{Agent, Event, TURN};
 use vcuda_suspend::sole::Sole;
 
 /// How often it is looked for new slices: programs wait a second for that.
@@ -51,10 +51,13 @@ impl Release {
                 self.find(&mut slices);
             }
             let all: Vec<_> = slices.values().cloned().collect();
-            for event in agent.turn(&all) {
+            let events = agent.turn(&all);
+            for event in &events {
                 println!("{event}");
             }
-            sleep(TURN);
+            if !events.iter().any(Event::is_move) {
+                sleep(TURN);
+            }
         }
     }
 

@@ -14,7 +14,7 @@ use crate::atomic::{AtomicU64, Ordering};
 use crate::device::{DeviceIndex, Uuid, UuidKind};
 use crate::error::{ControlError, ControlErrorKind as Kind, Lost};
 use crate::quota::{Quota, SlotWords, Words};
-use crate::region::{Access, Region};
+use crate::region::Region;
 use crate::suspension;
 
 /// A mapped control file. No descriptor stays open; removing or replacing the file does not disturb it.
@@ -64,11 +64,7 @@ impl Control {
     /// # Errors
     /// The system's, if the path cannot be examined.
     pub fn is_at_path(&self) -> Result<bool, ControlError> {
-        match self.region.reopen(&self.path, Access::ReadOnly) {
-            Ok(_) => Ok(true),
-            Err(error) if matches!(error.kind(), Kind::Replaced) => Ok(false),
-            Err(error) => Err(error),
-        }
+        self.region.is_at(&self.path)
     }
 
     /// The entry of the device `uuid`, added if there is none.

@@ -50,9 +50,12 @@ pub(crate) struct FileIdentity {
 }
 
 impl FileIdentity {
+    fn named(metadata: &fs::Metadata) -> Self {
+        Self { device: metadata.dev(), inode: metadata.ino() }
+    }
+
     pub(crate) fn of(file: &File) -> io::Result<Self> {
-        let metadata = file.metadata()?;
-        Ok(Self { device: metadata.dev(), inode: metadata.ino() })
+        Ok(Self::named(&file.metadata()?))
     }
 }
 
@@ -144,6 +147,15 @@ impl Region {
         match FileIdentity::of(&file) {
             Ok(identity) if identity == self.identity => Ok(file),
             Ok(_) => Err(ControlError::new(path, Kind::Replaced)),
+            Err(error) => Err(ControlError::io(path, "examine it", error)),
+        }
+    }
+
+    /// Whether the file at `path` is the one mapped. Opens nothing: one system call.
+    pub(crate) fn is_at(&self, path: &Path) -> Result<bool, ControlError> {
+        match fs::symlink_metadata(path) {
+            Ok(metadata) => Ok(FileIdentity::named(&metadata) == self.identity),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(ControlError::io(path, "examine it", error)),
         }
     }

@@ -15,12 +15,14 @@
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 #![deny(clippy::arithmetic_side_effects)]
 
-use crate::abi::{SLOT_CAPACITY, Slot};
+use crate::abi::{SLOT_CAPACITY, SLOT_CLAIMED, Slot};
 use crate::atomic::{AtomicU64, Ordering};
 use crate::control::Control;
 use crate::error::{ControlError, Lost};
+use crate::identity;
 use crate::liveness;
 use crate::region::Access;
+use crate::slots;
 use std::fs::File;
 use std::time::Duration;
 
@@ -292,6 +294,22 @@ impl Control {
         }
     }
 
+    /// Says the two words of every slot in use to `look`, in order, and asks for nothing else: no lock, no file, no
+    /// identity. The dead are among them until somebody takes back what they hold.
+    ///
+    /// # Errors
+    /// [`Lost`].
+    pub fn glance(&self, mut look: impl FnMut(u16, Suspension, Activity)) -> Result<(), Lost> {
+        let file = self.region.check()?;
+        for (index, slot) in slots::ever_claimed(file) {
+            if identity::status(slot) == SLOT_CLAIMED {
+                let words = SuspensionWords(slot);
+                look(index, words.load(), words.activity());
+            }
+        }
+        Ok(())
+    }
+
     /// The words of a slot, to be changed.
     ///
     /// # Errors
@@ -365,6 +383,19 @@ mod tests {
         });
         assert!(!words.load().is_wanted());
         assert_eq!(words.activity(), Activity { begun: 2, under_way: 0 });
+    }
+
+    #[test]
+    fn a_glance_shows_the_words_of_slots_in_use() {
+        let (_directory, control, first) = slot();
+        let second = control.claim("second").unwrap();
+        let words = control.suspension_words(second.index()).unwrap();
+        words.ask_for(5, 0);
+        words.enter();
+        drop(first);
+        let mut seen = Vec::new();
+        control.glance(|slot, word, activity| seen.push((slot, word.needed(), activity.under_way))).unwrap();
+        assert_eq!(seen, [(second.index(), Some((5, 0)), 1)]);
     }
 
     #[test]

@@ -14,10 +14,9 @@ use tokio::sync::watch::{Receiver, Sender};
 use tracing::{debug, info, warn};
 
 use crate::jobs::Pulse;
-use crate::places::{Found, Places, Visitor};
+use crate::places::Places;
 use crate::reading::Reading;
 use vcuda_core::control::Control;
-use vcuda_slices::directory::Directory;
 use vcuda_suspend::agent::{Agent, Event, TURN, has_idle_release};
 use vcuda_suspend::driver::CudaDriver;
 use vcuda_suspend::memory::Nvml;
@@ -161,23 +160,28 @@ impl Release {
                     return self.pause(RECLAIM);
                 }
             }
-            self.turn(&mut agent);
-            sleep(TURN);
+            if !self.turn(&mut agent) {
+                sleep(TURN);
+            }
         }
         self.say_who_waits();
     }
 
-    fn turn(&mut self, agent: &mut Agent) {
+    /// Takes a turn; whether a program was moved, after which there may be more to do at once.
+    fn turn(&mut self, agent: &mut Agent) -> bool {
+        let mut has_moved = false;
         // Told before it is asked whether the end has come: who waits for the end of the turn misses none.
         self.set_at_work(true);
         if !self.pulse.is_shut_down() {
             let slices: Vec<_> = self.slices.values().cloned().collect();
             for event in agent.turn(&slices) {
+                has_moved |= event.is_move();
                 self.note(event);
             }
             self.pulse.beat();
         }
         self.set_at_work(false);
+        has_moved
     }
 
     fn note(&mut self, event: Event) {
@@ -199,13 +203,12 @@ impl Release {
 
     /// Opens slices that are new, and lets go of those that are gone or spoiled.
     fn find(&mut self) {
-        let mut listed = Listed::default();
-        self.places.walk(&mut listed);
+        let listed = self.places.list();
         let is_there = |path: &PathBuf, control: &mut Arc<Control>| {
-            listed.0.contains(path) && control.is_intact() && control.is_at_path().unwrap_or(false)
+            listed.contains(path) && control.is_intact() && control.is_at_path().unwrap_or(false)
         };
         self.slices.retain(is_there);
-        for path in listed.0 {
+        for path in listed {
             if let std::collections::btree_map::Entry::Vacant(place) = self.slices.entry(path)
                 && let Ok(control) = Control::open_existing(place.key())
             {
@@ -263,16 +266,4 @@ fn open() -> Result<(CudaDriver, Nvml), String> {
     let memory = Nvml::open().map_err(|reason| format!("libnvidia-ml.so.1 can't be used: {reason}"))?;
     let driver = CudaDriver::open().map_err(|reason| reason.to_string())?;
     Ok((driver, memory))
-}
-
-/// The files that may be control files.
-#[derive(Default)]
-struct Listed(std::collections::BTreeSet<PathBuf>);
-
-impl Visitor for Listed {
-    fn file(&mut self, found: Found<'_>) {
-        self.0.insert(found.path());
-    }
-
-    fn end_of_user(&mut self, _: &Directory) {}
 }

@@ -3,7 +3,7 @@
 //! Owns the walk and its bounds. Directories may belong to people who wish us ill: they are reached by descriptor, and
 //! none of them can make the walk long or keep it from the others.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -84,6 +84,29 @@ impl Places {
         }
     }
 
+    /// Where control files may be now, by their names alone: cheap enough to be asked often. Nothing says that there is one.
+    pub fn list(&self) -> BTreeSet<PathBuf> {
+        let mut paths = BTreeSet::new();
+        for parent in &self.users_under {
+            let names = Directory::open(parent).and_then(|directory| directory.entries(MOST_USERS));
+            for name in names.unwrap_or_default().directories {
+                let Some(user) = owner_of(&name) else { continue };
+                let Ok(directory) = Directory::open(&parent.join(&name)) else { continue };
+                if directory.owner().is_ok_and(|owner| owner == user) {
+                    let files = directory.entries(MOST_FILES).unwrap_or_default().files;
+                    paths.extend(files.into_iter().map(|name| directory.path().join(name)));
+                }
+            }
+        }
+        for path in self.parents_of_shares() {
+            let entries = Directory::open(path).and_then(|directory| directory.entries(MOST_SHARES));
+            let entries = entries.unwrap_or_default();
+            paths.extend(entries.files.into_iter().map(|name| path.join(name)));
+            paths.extend(entries.directories.into_iter().map(|name| path.join(name).join(CONTROL)));
+        }
+        paths
+    }
+
     /// Walks through all of them.
     pub fn walk(&self, visitor: &mut impl Visitor) -> Walked {
         let mut walked = Walked::default();
@@ -98,12 +121,17 @@ impl Places {
                 }
             }
         }
-        // With the first share comes its directory; named as another one, too, it is read once.
-        let shares = Some(&self.shares).filter(|path| path.is_dir() && !self.directories.contains(path));
-        for path in self.directories.iter().chain(shares) {
+        for path in self.parents_of_shares() {
             walked.shares(path, visitor);
         }
         walked
+    }
+
+    /// Where control files and directories with one each are.
+    fn parents_of_shares(&self) -> impl Iterator<Item = &PathBuf> {
+        // With the first share comes its directory; named as another one, too, it is read once.
+        let shares = Some(&self.shares).filter(|path| path.is_dir() && !self.directories.contains(path));
+        self.directories.iter().chain(shares)
     }
 }
 
@@ -230,6 +258,7 @@ mod tests {
             ]
         );
         assert_eq!(seen.users, [path(&format!("shm/vcuda-{own}"))]);
+        assert_eq!(places.list(), seen.files.iter().map(|(_, path)| path.clone()).collect());
         let reasons: BTreeMap<PathBuf, String> = walked
             .directories
             .into_iter()
@@ -242,8 +271,10 @@ mod tests {
         assert_eq!(walked.left_out, 0);
 
         let mut seen = Seen::default();
-        Places { shares: path("shares"), ..Places::default() }.walk(&mut seen);
+        let places = Places { shares: path("shares"), ..Places::default() };
+        places.walk(&mut seen);
         assert_eq!(seen.files.len(), 2, "shares are read where they are");
+        assert_eq!(places.list().len(), 2);
     }
 
     #[test]

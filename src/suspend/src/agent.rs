@@ -5,25 +5,23 @@
 //! leaves what the next agent finishes or undoes. Slices without idle release are only looked at.
 
 use crate::driver::Checkpoint;
-use crate::lease::{Need, Terms, Waiting};
+use crate::lease::{Terms, Waiting};
 use crate::look::threads_in_driver;
 use crate::memory::DeviceMemory;
-use crate::policy::{Doing, Policy, Process, ProcessId, Step, View};
+use crate::policy::{Policy, ProcessId, Step, View};
 use crate::preflight::Host;
-use crate::record::Record;
 use crate::resume::{needs_recovery, recover, resume};
+use crate::sight::{Glance, Gpus, Known, Patience, Sight};
 use crate::suspend::{Idle, Request, suspend};
 use crate::target::Target;
 use crate::{Error, Slice};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use vcuda_core::compute::monotonic_ns;
 use vcuda_core::control::Control;
-use vcuda_core::device::Uuid;
 use vcuda_core::snapshot::Snapshot;
-use vcuda_core::suspension::{Activity, Phase};
 
 /// How often to take a turn.
 pub const TURN: Duration = Duration::from_millis(50);
@@ -35,12 +33,6 @@ const LEASE_WAIT: Duration = Duration::from_millis(500);
 const ATTENDED: Duration = Duration::from_secs(10);
 /// The slowest that memory is reckoned to be moved, in bytes a second.
 const SLOWEST_MOVE: u64 = 500 << 20;
-/// How often it is looked where threads wait.
-const LOOK: Duration = Duration::from_millis(200);
-/// How often slices without idle release are looked at: a program that asks for room waits a second for an agent.
-const LOOK_AGAIN: Duration = Duration::from_millis(400);
-/// Left free beside what an allocation asks for: the driver rounds.
-const ROUNDING_BYTES: u64 = 4 << 20;
 
 /// What happened in a turn.
 #[derive(Debug)]
@@ -67,6 +59,13 @@ pub enum Event {
     Failed(String),
 }
 
+impl Event {
+    /// Whether a process was put aside or came back, so that there may be more to do at once.
+    pub fn is_move(&self) -> bool {
+        matches!(self, Event::PutAside { .. } | Event::BroughtBack { .. })
+    }
+}
+
 impl std::fmt::Display for Event {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -79,264 +78,15 @@ impl std::fmt::Display for Event {
     }
 }
 
-/// What is known of a process beyond its slot.
-struct Seen {
-    id: ProcessId,
-    activity: Activity,
-    /// When it last did anything.
-    active: Instant,
-    aside: Option<Away>,
-}
-
-/// Of a process that was put aside.
-struct Away {
-    since: Instant,
-    /// Threads that wait in the driver all the time.
-    own_threads: BTreeSet<u32>,
-    looked: Instant,
-    /// One more waits there since.
-    is_called: bool,
-}
-
-/// A slot's process, told from a later one in the same slot.
-type Key = (PathBuf, u16, u64);
-
-/// A process of the view.
-struct Known {
-    slice: Arc<Control>,
-    slot: u16,
-    key: Key,
-    name: String,
-    /// What it takes of all GPUs.
-    bytes: u64,
-}
-
-/// The agent of a machine.
-pub struct Agent<'a> {
+/// What an agent works with.
+#[derive(Clone, Copy)]
+struct Tools<'a> {
     driver: &'a dyn Checkpoint,
     memory: &'a dyn DeviceMemory,
-    policy: Policy,
-    begin: Instant,
-    next_id: u64,
-    seen: BTreeMap<Key, Seen>,
-    /// Slices without idle release, and when they were looked at.
-    unconcerned: BTreeMap<PathBuf, Instant>,
-    gpus: Vec<Uuid>,
 }
 
-impl<'a> Agent<'a> {
-    /// An agent that has not seen anything yet.
-    pub fn new(driver: &'a dyn Checkpoint, memory: &'a dyn DeviceMemory) -> Agent<'a> {
-        Agent {
-            driver,
-            memory,
-            policy: Policy::default(),
-            begin: Instant::now(),
-            next_id: 0,
-            seen: BTreeMap::new(),
-            unconcerned: BTreeMap::new(),
-            gpus: Vec::new(),
-        }
-    }
-
-    /// Looks at `slices`, which must be all of the machine, and does the next thing that is to be done.
-    pub fn turn(&mut self, slices: &[Arc<Control>]) -> Vec<Event> {
-        let mut events = Vec::new();
-        let mut known = BTreeMap::new();
-        let mut view = View::default();
-        let mut keys = BTreeSet::new();
-        self.unconcerned.retain(|_, looked| looked.elapsed() < LOOK_AGAIN);
-        for slice in slices {
-            if self.unconcerned.contains_key(slice.path()) {
-                continue;
-            }
-            let Ok(mut snapshot) = slice.snapshot() else { continue };
-            if !has_idle_release(&snapshot) {
-                self.unconcerned.insert(slice.path().to_owned(), Instant::now());
-                continue;
-            }
-            attend(slice, &snapshot, ATTENDED);
-            let handle = Slice::of(Arc::clone(slice));
-            if needs_recovery(&handle).unwrap_or(false) {
-                let outcome = self.with_terms(slices, |agent, terms| recover(&handle, agent.driver, terms));
-                match outcome {
-                    Ok(_) => events.push(Event::Recovered(handle.path())),
-                    Err(error) => {
-                        events.push(Event::Failed(error.to_string()));
-                        continue;
-                    }
-                }
-                // Who runs again can make room: without it, others would be told that nobody can.
-                let Ok(now) = slice.snapshot() else { continue };
-                snapshot = now;
-            }
-            self.look_at(slice, &snapshot, &mut view, &mut known, &mut keys);
-        }
-        self.seen.retain(|key, _| keys.contains(key));
-        for (number, gpu) in self.gpus.iter().enumerate() {
-            view.free_bytes.insert(number, self.memory.memory(*gpu).map_or(0, |memory| memory.free_bytes));
-        }
-        let now = self.begin.elapsed();
-        if let Some(step) = self.policy.decide(&view, now) {
-            events.extend(self.take(step, &known, slices));
-        }
-        events
-    }
-
-    fn look_at(
-        &mut self,
-        slice: &Arc<Control>,
-        snapshot: &Snapshot,
-        view: &mut View,
-        known: &mut BTreeMap<ProcessId, Known>,
-        keys: &mut BTreeSet<Key>,
-    ) {
-        let mut record = None;
-        for process in snapshot.processes.iter().filter(|process| process.alive != Some(false)) {
-            let word = process.suspension;
-            let (Some(idle_release), Ok(target)) = (word.idle_release(), Target::find(process, snapshot))
-            else {
-                continue;
-            };
-            let Ok(words) = slice.suspension_words(process.slot) else { continue };
-            let key = (slice.path().to_owned(), process.slot, target.identity.start_time_ticks);
-            keys.insert(key.clone());
-            let next_id = &mut self.next_id;
-            let seen = self.seen.entry(key.clone()).or_insert_with(|| {
-                *next_id += 1;
-                let id = ProcessId(*next_id);
-                Seen { id, activity: words.activity(), active: Instant::now(), aside: None }
-            });
-            let activity = words.activity();
-            if activity != seen.activity || activity.under_way > 0 {
-                (seen.activity, seen.active) = (activity, Instant::now());
-            }
-            let doing = match word.phase() {
-                Phase::Running => {
-                    seen.aside = None;
-                    Doing::Running { idle: seen.active.elapsed() }
-                }
-                Phase::Suspended if word.is_idle() => {
-                    let away = seen.aside.get_or_insert_with(|| Away::found(&target));
-                    away.look(&target);
-                    Doing::Aside {
-                        since: away.since.elapsed(),
-                        is_wanted: word.is_wanted() || away.is_called,
-                    }
-                }
-                // Suspended by hand, or lost: not ours to change.
-                _ => continue,
-            };
-            let record = record.get_or_insert_with(|| Record::load(slice.path()));
-            let written = record.find(process.slot, target.identity.start_time_ticks);
-            let is_aside = matches!(doing, Doing::Aside { .. });
-            let gpus = written.filter(|_| is_aside).map_or(&target.charged, |entry| &entry.gpus);
-            let holds = gpus.iter().filter(|(_, bytes)| *bytes > 0).map(|&(gpu, bytes)| {
-                let bytes = if is_aside { Need { gpu, bytes }.with_margin() } else { bytes };
-                (number(&mut self.gpus, gpu), bytes)
-            });
-            let holds: Vec<(usize, u64)> = holds.collect();
-            let bytes = holds.iter().map(|(_, bytes)| *bytes).sum();
-            let needs = word.needed().and_then(|(mib, device)| {
-                let device =
-                    snapshot.devices.iter().find(|known| known.index.get() == usize::from(device))?;
-                Some((number(&mut self.gpus, device.uuid), (mib << 20).saturating_add(ROUNDING_BYTES)))
-            });
-            view.processes.push(Process {
-                id: seen.id,
-                doing,
-                idle_release: Some(idle_release),
-                holds,
-                needs,
-            });
-            let name = format!("process {} ({})", target.pid, target.identity.name);
-            known.insert(seen.id, Known { slice: Arc::clone(slice), slot: process.slot, key, name, bytes });
-        }
-    }
-
-    fn take(
-        &mut self,
-        step: Step,
-        known: &BTreeMap<ProcessId, Known>,
-        slices: &[Arc<Control>],
-    ) -> Option<Event> {
-        let (Step::PutAside(id) | Step::BringBack(id) | Step::Admit(id) | Step::Deny(id)) = step;
-        let who = known.get(&id)?;
-        if matches!(step, Step::PutAside(_) | Step::BringBack(_)) {
-            // Who waits must not take the agent for dead while it moves memory.
-            let longest = ATTENDED + Duration::from_secs(who.bytes / SLOWEST_MOVE);
-            for slice in slices {
-                let is_attended = known.values().any(|other| Arc::ptr_eq(&other.slice, slice));
-                if let (true, Ok(snapshot)) = (is_attended, slice.snapshot()) {
-                    attend(slice, &snapshot, longest);
-                }
-            }
-        }
-        let handle = Slice::of(Arc::clone(&who.slice));
-        match step {
-            Step::PutAside(_) => self.put_aside(id, who, &handle, slices),
-            Step::BringBack(_) => {
-                let only = Some(who.slot);
-                let outcome =
-                    self.with_terms(slices, |agent, terms| resume(&handle, agent.driver, only, terms));
-                match outcome {
-                    Ok(_) => {
-                        let seen = self.seen.get_mut(&who.key)?;
-                        (seen.aside, seen.active) = (None, Instant::now());
-                        Some(Event::BroughtBack { who: who.name.clone(), slice: handle.path() })
-                    }
-                    // Somebody was faster; it is asked for again in the next turn.
-                    Err(Error::TimedOut(_) | Error::Busy | Error::NoProcesses) => None,
-                    Err(error) => Some(Event::Failed(error.to_string())),
-                }
-            }
-            Step::Admit(_) | Step::Deny(_) => {
-                let is_denied = matches!(step, Step::Deny(_));
-                who.slice.suspension_words(who.slot).ok()?.answer_need(is_denied);
-                is_denied.then(|| Event::Denied(who.name.clone()))
-            }
-        }
-    }
-
-    fn put_aside(
-        &mut self,
-        id: ProcessId,
-        who: &Known,
-        handle: &Slice,
-        slices: &[Arc<Control>],
-    ) -> Option<Event> {
-        let activity = self.seen.get(&who.key)?.activity;
-        let snapshot = who.slice.snapshot().ok()?;
-        let process = snapshot.processes.iter().find(|process| process.slot == who.slot)?;
-        let own_threads = threads_in_driver(Target::find(process, &snapshot).ok()?.pid);
-        let outcome = self.with_terms(slices, |agent, terms| {
-            let request = Request {
-                driver: agent.driver,
-                host: Host::here(),
-                lock_timeout: LOCK_TIMEOUT,
-                idle: Some(Idle { slot: who.slot, activity }),
-            };
-            suspend(handle, &request, terms)
-        });
-        let now = self.begin.elapsed();
-        match outcome {
-            Ok(done) if done.processes == 1 => {
-                self.policy.note_success(id);
-                let since = Instant::now();
-                let away = Away { since, own_threads, looked: since, is_called: false };
-                self.seen.get_mut(&who.key)?.aside = Some(away);
-                Some(Event::PutAside { who: who.name.clone(), slice: handle.path() })
-            }
-            // It became active again, or ended.
-            Ok(_) | Err(Error::NoProcesses | Error::Busy) => None,
-            Err(error) => {
-                self.policy.note_failure(id, now);
-                Some(Event::Failed(error.to_string()))
-            }
-        }
-    }
-
-    fn with_terms<T>(&self, slices: &[Arc<Control>], act: impl FnOnce(&Self, &mut Terms) -> T) -> T {
+impl Tools<'_> {
+    fn with_terms<T>(self, slices: &[Arc<Control>], act: impl FnOnce(&dyn Checkpoint, &mut Terms) -> T) -> T {
         let mut quiet = |_: &Waiting| {};
         let mut terms = Terms {
             slices,
@@ -345,23 +95,191 @@ impl<'a> Agent<'a> {
             timeout: Some(LEASE_WAIT),
             tell: &mut quiet,
         };
-        act(self, &mut terms)
+        act(self.driver, &mut terms)
     }
 }
 
-impl Away {
-    /// Of a process that an earlier agent has put aside: a thread that waits in the driver may have called since.
-    fn found(target: &Target) -> Away {
-        let now = Instant::now();
-        let is_called = !threads_in_driver(target.pid).is_empty();
-        Away { since: now, own_threads: BTreeSet::new(), looked: now, is_called }
+/// The agent of a machine.
+pub struct Agent<'a> {
+    tools: Tools<'a>,
+    policy: Policy,
+    begin: Instant,
+    turns: u64,
+    /// Processes that waited for memory in the last turn.
+    in_need: usize,
+    next_id: u64,
+    sights: BTreeMap<PathBuf, Sight>,
+    gpus: Gpus,
+}
+
+impl<'a> Agent<'a> {
+    /// An agent that has not seen anything yet.
+    pub fn new(driver: &'a dyn Checkpoint, memory: &'a dyn DeviceMemory) -> Agent<'a> {
+        Agent {
+            tools: Tools { driver, memory },
+            policy: Policy::default(),
+            begin: Instant::now(),
+            turns: 0,
+            in_need: 0,
+            next_id: 0,
+            sights: BTreeMap::new(),
+            gpus: Gpus::default(),
+        }
     }
 
-    fn look(&mut self, target: &Target) {
-        if !self.is_called && self.looked.elapsed() >= LOOK {
-            self.looked = Instant::now();
-            self.is_called =
-                threads_in_driver(target.pid).iter().any(|thread| !self.own_threads.contains(thread));
+    /// Looks at `slices`, which must be all of the machine, and does the next thing that is to be done.
+    pub fn turn(&mut self, slices: &[Arc<Control>]) -> Vec<Event> {
+        let mut events = Vec::new();
+        self.turns += 1;
+        let patience = Patience::of(self.sights.values(), self.in_need > 0);
+        let looks = slices.iter().filter(|slice| self.see(slice, slices, patience, &mut events)).count();
+        let turns = self.turns;
+        self.sights.retain(|_, sight| sight.turn == turns);
+        let known = || self.sights.values().flat_map(|sight| &sight.known);
+        // Who is away comes back unasked when there is room, which is worth a question now and then.
+        let in_need = known().filter(|known| known.is_in_need()).count();
+        let is_due = in_need > 0 || looks > 0 && known().any(Known::is_away);
+        let is_news = in_need > self.in_need;
+        self.in_need = in_need;
+        if is_due && (is_news || self.decide().is_some()) {
+            // That would be decided on what was so a while ago.
+            for slice in slices {
+                self.look_again(slice, slices, &mut events);
+            }
+            if let Some(step) = self.decide() {
+                events.extend(self.take(step, slices));
+            }
+        }
+        events
+    }
+
+    /// Glances at a slice, and looks at it if need be; whether it did.
+    fn see(
+        &mut self,
+        slice: &Arc<Control>,
+        slices: &[Arc<Control>],
+        patience: Patience,
+        events: &mut Vec<Event>,
+    ) -> bool {
+        if !self.sights.get(slice.path()).is_some_and(|sight| Arc::ptr_eq(&sight.slice, slice)) {
+            self.sights.insert(slice.path().to_owned(), Sight::new(Arc::clone(slice)));
+        }
+        let Some(sight) = self.sights.get_mut(slice.path()) else { return false };
+        sight.turn = self.turns;
+        let is_due = sight.glance(patience) == Glance::Due;
+        if is_due {
+            self.look(slice, slices, events);
+        }
+        is_due
+    }
+
+    /// Looks at a slice that was only glanced at in this turn.
+    fn look_again(&mut self, slice: &Arc<Control>, slices: &[Arc<Control>], events: &mut Vec<Event>) {
+        let Some(sight) = self.sights.get_mut(slice.path()) else { return };
+        let now = Patience::default();
+        if sight.glance(now) != Glance::Unconcerned {
+            self.look(slice, slices, events);
+        }
+    }
+
+    fn look(&mut self, slice: &Arc<Control>, slices: &[Arc<Control>], events: &mut Vec<Event>) {
+        let Some(sight) = self.sights.get_mut(slice.path()) else { return };
+        if sight.is_half_way() {
+            let handle = Slice::of(Arc::clone(slice));
+            if needs_recovery(&handle).unwrap_or(false) {
+                // Who runs again can make room: without it, others would be told that nobody can.
+                match self.tools.with_terms(slices, |driver, terms| recover(&handle, driver, terms)) {
+                    Ok(_) => events.push(Event::Recovered(handle.path())),
+                    Err(error) => events.push(Event::Failed(error.to_string())),
+                }
+            }
+        }
+        sight.look(&mut self.gpus, &mut self.next_id, |snapshot| attend(slice, snapshot, ATTENDED));
+    }
+
+    /// What is to be done next, by what is known.
+    fn decide(&mut self) -> Option<Step> {
+        let memory = self.tools.memory;
+        let free = |(number, gpu)| (number, memory.memory(gpu).map_or(0, |memory| memory.free_bytes));
+        let known = self.sights.values().flat_map(|sight| &sight.known);
+        let view = View {
+            free_bytes: self.gpus.all().map(free).collect(),
+            processes: known.map(Known::as_process).collect(),
+        };
+        self.policy.decide(&view, self.begin.elapsed())
+    }
+
+    fn find(&mut self, id: ProcessId) -> Option<(&Arc<Control>, &mut Known)> {
+        self.sights.values_mut().find_map(|sight| {
+            let known = sight.known.iter_mut().find(|known| known.id == id)?;
+            Some((&sight.slice, known))
+        })
+    }
+
+    fn take(&mut self, step: Step, slices: &[Arc<Control>]) -> Option<Event> {
+        let (Step::PutAside(id) | Step::BringBack(id) | Step::Admit(id) | Step::Deny(id)) = step;
+        let (slice, who) = self.find(id)?;
+        let (slice, slot, name, bytes) = (Arc::clone(slice), who.slot, who.name.clone(), who.bytes());
+        if matches!(step, Step::PutAside(_) | Step::BringBack(_)) {
+            // Who waits must not take the agent for dead while it moves memory.
+            let longest = ATTENDED + Duration::from_secs(bytes / SLOWEST_MOVE);
+            for sight in self.sights.values().filter(|sight| !sight.known.is_empty()) {
+                if let Ok(snapshot) = sight.slice.snapshot() {
+                    attend(&sight.slice, &snapshot, longest);
+                }
+            }
+        }
+        let handle = Slice::of(Arc::clone(&slice));
+        match step {
+            Step::PutAside(_) => self.put_aside(id, &handle, slices),
+            Step::BringBack(_) => {
+                let outcome =
+                    self.tools.with_terms(slices, |driver, terms| resume(&handle, driver, Some(slot), terms));
+                match outcome {
+                    Ok(_) => {
+                        self.find(id)?.1.note_back();
+                        Some(Event::BroughtBack { who: name, slice: handle.path() })
+                    }
+                    // Somebody was faster; it is asked for again in the next turn.
+                    Err(Error::TimedOut(_) | Error::Busy | Error::NoProcesses) => None,
+                    Err(error) => Some(Event::Failed(error.to_string())),
+                }
+            }
+            Step::Admit(_) | Step::Deny(_) => {
+                let is_denied = matches!(step, Step::Deny(_));
+                slice.suspension_words(slot).ok()?.answer_need(is_denied);
+                is_denied.then_some(Event::Denied(name))
+            }
+        }
+    }
+
+    fn put_aside(&mut self, id: ProcessId, handle: &Slice, slices: &[Arc<Control>]) -> Option<Event> {
+        let (slice, who) = self.find(id)?;
+        let (slot, activity, name) = (who.slot, who.activity, who.name.clone());
+        let snapshot = slice.snapshot().ok()?;
+        let process = snapshot.processes.iter().find(|process| process.slot == slot)?;
+        let own_threads = threads_in_driver(Target::find(process, &snapshot).ok()?.pid);
+        let outcome = self.tools.with_terms(slices, |driver, terms| {
+            let request = Request {
+                driver,
+                host: Host::here(),
+                lock_timeout: LOCK_TIMEOUT,
+                idle: Some(Idle { slot, activity }),
+            };
+            suspend(handle, &request, terms)
+        });
+        match outcome {
+            Ok(done) if done.processes == 1 => {
+                self.policy.note_success(id);
+                self.find(id)?.1.note_away(own_threads);
+                Some(Event::PutAside { who: name, slice: handle.path() })
+            }
+            // It became active again, or ended.
+            Ok(_) | Err(Error::NoProcesses | Error::Busy) => None,
+            Err(error) => {
+                self.policy.note_failure(id, self.begin.elapsed());
+                Some(Event::Failed(error.to_string()))
+            }
         }
     }
 }
@@ -378,16 +296,5 @@ fn attend(slice: &Control, snapshot: &Snapshot, time: Duration) {
     for device in &snapshot.devices {
         // A slice that can't be written to has no agent here.
         let _ = slice.attend_until(device.index, until_ns);
-    }
-}
-
-/// The number of a GPU, a new one if need be.
-fn number(gpus: &mut Vec<Uuid>, gpu: Uuid) -> usize {
-    match gpus.iter().position(|known| *known == gpu) {
-        Some(number) => number,
-        None => {
-            gpus.push(gpu);
-            gpus.len() - 1
-        }
     }
 }

@@ -33,6 +33,7 @@ pub mod policy;
 pub mod preflight;
 pub mod record;
 pub mod resume;
+mod sight;
 pub mod slice;
 pub mod sole;
 pub mod suspend;
