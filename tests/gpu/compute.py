@@ -1,7 +1,6 @@
 """Runs the sections of scripts/gpu-compute and writes what they found. Started by that script, which has the help."""
 
 import argparse
-import os
 import sys
 import time
 from pathlib import Path
@@ -13,10 +12,11 @@ import compute_frameworks
 import compute_grid
 import compute_selftest
 import report
+import sections
 from compute_load import Loads, Settings
 from compute_plan import LENGTHS_NS, SHARES, length_name
 from sections import describe, run_on, run_section, show
-from world import ROOT, Machine
+from world import Machine
 
 # Name: (title, what runs it, seconds it takes at most, whether the simulated driver will do).
 SECTIONS = {
@@ -46,30 +46,19 @@ def table(points: list[compute_chart.Point]) -> str:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(usage="scripts/gpu-compute [OPTION...] [SECTION...]; see --help there")
-    parser.add_argument("sections", nargs="*")
-    parser.add_argument("--simulated", action="store_true")
-    parser.add_argument("--null", action="store_true")
+    parser = sections.parser("gpu-compute", budget=570)
     parser.add_argument("--bare", action="store_true")
     parser.add_argument("--log", action="store_true")
-    parser.add_argument("--quick", action="store_true")
     parser.add_argument("--self-test", action="store_true")
     parser.add_argument("--cells", type=int)
     parser.add_argument("--seed", type=int)
-    parser.add_argument("--library")
-    parser.add_argument("--out", default=os.environ.get("OUT") or str(ROOT / "target" / "gpu-compute"))
-    parser.add_argument("--budget", type=float, default=570)
-    options = parser.parse_args()
-    for name in options.sections:
-        if name not in SECTIONS:
-            parser.error(f"unknown section {name}: choose from {' '.join(SECTIONS)}")
+    options = sections.parse(parser, SECTIONS)
     if options.cells is None:
         options.cells = 12 if options.quick else 64
     if options.cells < 1:
         parser.error("--cells: at least 1")
     if options.seed is None:
         options.seed = SystemRandom().randrange(1_000_000)
-    options.sections = options.sections or list(SECTIONS)
     return options
 
 

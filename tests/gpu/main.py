@@ -1,7 +1,6 @@
 """Runs the sections of scripts/gpu-memory and writes what they found. Started by that script, which has the help."""
 
 import argparse
-import os
 import sys
 import time
 from pathlib import Path
@@ -13,8 +12,8 @@ import memory
 import races
 import ratios
 import report
-from sections import describe, run_on, run_section, show
-from world import ROOT, Machine
+from sections import describe, parse, parser, run_on, run_section, show
+from world import Machine
 
 # Name: (title, what runs it, seconds it takes at most, whether the simulated driver will do).
 SECTIONS = {
@@ -31,12 +30,12 @@ SECTIONS = {
 }
 
 
-def run_all(options: argparse.Namespace, chosen: list[str], machine: Machine) -> list[report.Section]:
+def run_all(options: argparse.Namespace, machine: Machine) -> list[report.Section]:
     start = time.monotonic()
     done: list[report.Section] = []
     where = describe(machine)
     print(f"{where['gpu']}, driver {where['driver']}, library from {where['library']}")
-    for name in chosen:
+    for name in options.sections:
         title, body, seconds, simulated_too = SECTIONS[name]
         section = report.Section(name, title)
         if options.simulated and not simulated_too:
@@ -52,20 +51,8 @@ def run_all(options: argparse.Namespace, chosen: list[str], machine: Machine) ->
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(usage="scripts/gpu-memory [OPTION...] [SECTION...]; see --help there")
-    parser.add_argument("sections", nargs="*")
-    parser.add_argument("--simulated", action="store_true")
-    parser.add_argument("--null", action="store_true")
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--library")
-    parser.add_argument("--out", default=os.environ.get("OUT") or str(ROOT / "target" / "gpu-memory"))
-    parser.add_argument("--budget", type=float, default=470)
-    options = parser.parse_args()
-    chosen = options.sections or list(SECTIONS)
-    for name in chosen:
-        if name not in SECTIONS:
-            parser.error(f"unknown section {name}: choose from {' '.join(SECTIONS)}")
-    return run_on("gpu-memory", options, lambda machine: run_all(options, chosen, machine))
+    options = parse(parser("gpu-memory", budget=470), SECTIONS)
+    return run_on("gpu-memory", options, lambda machine: run_all(options, machine))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
 """What the programs behind scripts/gpu-* have in common: finding the library, running sections, summing up."""
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import date
 from pathlib import Path
 from typing import TypeVar
@@ -16,6 +17,29 @@ import report
 from world import ROOT, Failure, Machine
 
 Result = TypeVar("Result")
+
+
+def parser(script: str, budget: float) -> argparse.ArgumentParser:
+    """The options that all of these scripts take."""
+    made = argparse.ArgumentParser(usage=f"scripts/{script} [OPTION...] [SECTION...]; see --help there")
+    made.add_argument("sections", nargs="*")
+    made.add_argument("--simulated", action="store_true")
+    made.add_argument("--null", action="store_true")
+    made.add_argument("--quick", action="store_true")
+    made.add_argument("--library")
+    made.add_argument("--out", default=os.environ.get("OUT") or str(ROOT / "target" / script))
+    made.add_argument("--budget", type=float, default=budget)
+    return made
+
+
+def parse(made: argparse.ArgumentParser, known: Iterable[str]) -> argparse.Namespace:
+    """The options, with the sections that were asked for, or all of them."""
+    options = made.parse_args()
+    for name in options.sections:
+        if name not in known:
+            made.error(f"unknown section {name}: choose from {' '.join(known)}")
+    options.sections = options.sections or list(known)
+    return options
 
 
 def find_library(wanted: str | None) -> tuple[Path, Path]:

@@ -1,24 +1,35 @@
 """Runs the sections of scripts/gpu-suspend and writes what they found. Started by that script, which has the help."""
 
 import argparse
-import os
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import report
 from report import Section
-from sections import describe, run_on, run_section, show
-from world import GIB, MIB, ROOT, Child, Done, Failure, Machine, Slice
+from sections import describe, parse, parser, run_on, run_section, show
+from world import Child, Done, Failure, Machine, Slice
 
-# Name: (title, seconds it takes at most, whether the simulated driver will do).
+class Known(NamedTuple):
+    """A section: its title, the seconds it takes at most, and whether the simulated driver will do."""
+
+    title: str
+    seconds: int
+    simulated_too: bool
+
+
 SECTIONS = {
-    "cost": ("Suspending and resuming, against the driver's own calls", 80, True),
-    "cycles": ("A training run, suspended again and again", 140, False),
-    "pressure": ("Resuming while another program has the memory", 120, True),
-    "tenants": ("Two tenants that do not fit together, used in turn", 170, True),
+    "cost": Known("Suspending and resuming, against the driver's own calls", 80, True),
+    "cycles": Known("A training run, suspended again and again", 270, False),
+    "pressure": Known("Resuming while another program has the memory", 190, True),
+    "tenants": Known("Two tenants that do not fit together, used in turn", 170, True),
 }
+# What is not done by then is left: a section is never cut off in the midst of something.
+CYCLES_SECONDS = 180
+PRESSURE_SECONDS = 150
 
 
 def vcuda(machine: Machine, command: str, within: Slice, *options: str, seconds: float = 120) -> Done:
@@ -92,69 +103,90 @@ def cycles(machine: Machine, section: Section, options: argparse.Namespace) -> N
     # Longer than a command takes to get to the driver, so that most find it at work.
     steps = 400
 
-    def run(is_suspended: bool) -> tuple[list[str], int]:
+    def run(is_suspended: bool) -> tuple[list[str], int, float]:
         within = machine.slice("8GiB")
-        child = pytorch(machine, within, 140)
+        child = pytorch(machine, within, SECTIONS["cycles"].seconds)
         losses: list[str] = []
         done = 0
         start = time.monotonic()
         for _ in range(options.cycles):
             child.tell(f"steps {steps}")
-            if is_suspended and time.monotonic() - start < 95:
+            if is_suspended and time.monotonic() - start < CYCLES_SECONDS:
                 vcuda(machine, "suspend", within)
                 vcuda(machine, "resume", within)
                 done += 1
             losses += child.wait_for("losses").split()
+        seconds = time.monotonic() - start
         child.tell("end")
         child.wait_for("peak")
         child.finish()
-        return losses, done
+        return losses, done, seconds
 
-    straight, _ = run(False)
-    disturbed, done = run(True)
+    straight, _, bare = run(False)
+    disturbed, done, seconds = run(True)
     first = next((at for at, (left, right) in enumerate(zip(straight, disturbed)) if left != right), None)
-    section.add("suspended and resumed", f"{done} times", f"{options.cycles} times", done == options.cycles)
+    section.add("suspended and resumed", f"{done} times, {(seconds - bare) / max(done, 1):.2f} s each", f"{options.cycles} times", done == options.cycles)
     section.add("losses", f"{len(disturbed)}, " + ("all the same to the bit" if first is None else f"another from step {first} on"),
                 f"{len(straight)}, the same to the bit", first is None and len(straight) == len(disturbed))  # fmt: skip
 
 
+def resume_all(machine: Machine, slices: list[Slice], release: Callable[[], None]) -> tuple[int, int]:
+    """Resumes the slices all at once; when each of them waits for memory, it is released. How many waited, and came back."""
+    resuming = [machine.start([str(machine.vcuda), "resume", str(within.control)], seconds=90) for within in slices]
+    for one in resuming:
+        while not one.err and one.process.poll() is None:
+            time.sleep(0.02)
+    waited = sum(any(line.startswith("vcuda: waiting: ") for line in one.err) for one in resuming)
+    release()
+    return waited, sum("resumed: 1 process" in one.finish().must().out for one in resuming)
+
+
 def pressure(machine: Machine, section: Section, options: argparse.Namespace) -> None:
-    within = machine.slice("4GiB")
-    child = holder(machine, within, 256)
-    other = holder(machine, None, 64)
-    # All that there is while the program is away, but for less than it needs.
-    all_mib = gpu_mib(machine) - (600 if machine.simulated else 1100)
-    waited = rounds = asked = 0
+    at_once = 4
+    slices = [machine.slice("4GiB") for _ in range(at_once)]
+    children = [holder(machine, within, 256, SECTIONS["pressure"].seconds) for within in slices]
+    other = holder(machine, None, 64, SECTIONS["pressure"].seconds)
+    # All that there is while the programs are away, but for less than one of them needs.
+    taken = gpu_mib(machine) - (600 if machine.simulated else 1100)
+    waited = resumed = asked = 0
+    has_room = False
+    wanted = -(-options.resumes // at_once) * at_once
     start = time.monotonic()
-    for _ in range(options.rounds):
-        if time.monotonic() - start > 105:
-            break
-        vcuda(machine, "suspend", within)
-        taken = all_mib
+
+    def release() -> None:
+        other.tell("free")
+        other.wait_for("free")
+
+    while resumed < wanted and time.monotonic() - start < PRESSURE_SECONDS:
+        suspending = [machine.start([str(machine.vcuda), "suspend", str(within.control)], seconds=90) for within in slices]
+        for one in suspending:
+            one.finish().must()
         while True:
             other.tell(f"alloc {taken}")
             asked += 1
-            if int(other.wait_for(f"alloc_{asked}")) == 0:
+            is_taken = int(other.wait_for(f"alloc_{asked}")) == 0
+            if is_taken and has_room:
                 break
+            if is_taken:
+                # The commands need a little of it to start the driver.
+                release()
+                has_room = True
             taken -= 128
             if taken <= 0:
                 raise Failure("no memory could be taken")
-        all_mib = taken
-        resuming = machine.start([str(machine.vcuda), "resume", str(within.control)], seconds=60)
-        while not resuming.err and resuming.process.poll() is None:
-            time.sleep(0.02)
-        waited += any(line.startswith("vcuda: waiting: ") for line in resuming.err)
-        other.tell("free")
-        other.wait_for("free")
-        done = resuming.finish().must()
-        child.tell("work")
-        child.wait_for("worked")
-        rounds += "resumed: 1 process" in done.out
-    section.add("resumed", f"{rounds} times, {taken} MiB taken by another program meanwhile", f"{options.rounds} times", rounds == options.rounds)
-    section.add("waited for the memory", f"{waited} times", "every time", waited == rounds)
+        held_back, back = resume_all(machine, slices, release)
+        waited, resumed = waited + held_back, resumed + back
+        for child in children:
+            child.tell("work")
+        for child in children:
+            child.wait_for("worked")
+    seconds = time.monotonic() - start
+    section.add("resumed", f"{resumed} times, {at_once} programs at once, {taken} MiB taken by another meanwhile", f"{wanted} times", resumed == wanted)
+    section.add("waited for the memory", f"{waited} times", "every time", waited == resumed)
     section.add("programs lost", "0", "0", True)
-    child.finish().must()
-    other.finish().must()
+    section.add("took", f"{seconds:.0f} s")
+    for child in [*children, other]:
+        child.finish().must()
 
 
 def tenants(machine: Machine, section: Section, options: argparse.Namespace) -> None:
@@ -191,13 +223,13 @@ def tenants(machine: Machine, section: Section, options: argparse.Namespace) -> 
     agent.kill()
 
 
-def run_all(options: argparse.Namespace, chosen: list[str], machine: Machine) -> list[report.Section]:
+def run_all(options: argparse.Namespace, machine: Machine) -> list[report.Section]:
     start = time.monotonic()
     done: list[report.Section] = []
     where = describe(machine)
     print(f"{where['gpu']}, driver {where['driver']}, library from {where['library']}")
     bodies = {"cost": cost, "cycles": cycles, "pressure": pressure, "tenants": tenants}
-    for name in chosen:
+    for name in options.sections:
         title, seconds, simulated_too = SECTIONS[name]
         section = report.Section(name, title)
         if options.simulated and not simulated_too:
@@ -213,22 +245,16 @@ def run_all(options: argparse.Namespace, chosen: list[str], machine: Machine) ->
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(usage="scripts/gpu-suspend [OPTION...] [SECTION...]; see --help there")
-    parser.add_argument("sections", nargs="*")
-    parser.add_argument("--simulated", action="store_true")
-    parser.add_argument("--null", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--hold", type=float, default=8)
-    parser.add_argument("--cycles", type=int, default=50)
-    parser.add_argument("--rounds", type=int, default=100)
-    parser.add_argument("--library")
-    parser.add_argument("--out", default=os.environ.get("OUT") or str(ROOT / "target" / "gpu-suspend"))
-    parser.add_argument("--budget", type=float, default=470)
-    options = parser.parse_args()
-    chosen = options.sections or list(SECTIONS)
-    for name in chosen:
-        if name not in SECTIONS:
-            parser.error(f"unknown section {name}: choose from {' '.join(SECTIONS)}")
-    return run_on("gpu-suspend", options, lambda machine: run_all(options, chosen, machine))
+    made = parser("gpu-suspend", budget=570)
+    made.add_argument("--hold", type=float)
+    made.add_argument("--cycles", type=int)
+    made.add_argument("--resumes", type=int)
+    options = parse(made, SECTIONS)
+    defaults = {"hold": 2, "cycles": 8, "resumes": 20} if options.quick else {"hold": 8, "cycles": 50, "resumes": 100}
+    for name, value in defaults.items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
+    return run_on("gpu-suspend", options, lambda machine: run_all(options, machine))
 
 
 if __name__ == "__main__":

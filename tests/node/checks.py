@@ -83,12 +83,14 @@ def numbers(prometheus):
     exact = {
         'vcuda_container_memory_limit_bytes{pod="train-0",container="main",namespace="vision"}': 24 * GIB,
         'vcuda_container_core_limit_ratio{pod="serve-0"}': 0.6,
-        'sum(vcuda_device_shares)': 4,
-        'sum(vcuda_device_memory_allocated_bytes)': (24 + 16 + 40 + 12) * GIB,
-        'count(vcuda_device_healthy == 1)': 2,
+        'sum(vcuda_device_shares)': 6,
+        'sum(vcuda_device_memory_allocated_bytes)': (24 + 16 + 40 + 12 + 5 + 5) * GIB,
+        'count(vcuda_device_healthy == 1)': 3,
         'vcuda_node_unreadable_files{reason="damaged"}': 1,
-        'sum(vcuda_container_processes)': 4,
+        'sum(vcuda_container_processes)': 6,
         'sum(vcuda_device_foreign_processes)': 0,
+        'vcuda_node_idle_release_possible': 1,
+        'vcuda_node_idle_release_failures_total': 0,
     }
     for query, expected in exact.items():
         found = prometheus.value(query)
@@ -102,6 +104,10 @@ def numbers(prometheus):
         'vcuda_container_allocations_denied_total{pod="serve-0"}': (1, math.inf),
         'vcuda_container_kernel_launches_total{pod="train-1"}': (1, math.inf),
         'vcuda_node_reaped_processes_total': (1, math.inf),
+        # Two that need the same memory in turn.
+        'vcuda_node_put_aside_total{pod="lab-0"}': (1, math.inf),
+        'vcuda_node_brought_back_total{pod="lab-1"}': (1, math.inf),
+        'sum(max_over_time(vcuda_container_put_aside_processes{pod=~"lab-."}[10m]))': (1, 2),
         'time() - vcuda_container_last_kernel_timestamp_seconds{pod="train-0"}': (0, 15),
         # Both books agree on what the GPUs hold: the driver's, and the slices'.
         'sum(vcuda_device_memory_used_bytes) / sum(vcuda_container_memory_used_bytes)': (0.9, 1.1),

@@ -164,7 +164,8 @@ class Agent:
 
 
 def populate(machine):
-    """Four tenants on two GPUs, of which one always wants more time and one more memory, and a damaged slice."""
+    """Six tenants on three GPUs, of which one always wants more time and one more memory, and two don't fit together; and a
+    damaged slice."""
 
     def labels(namespace, pod):
         return {"namespace": namespace, "pod": pod, "container": "main"}
@@ -173,6 +174,9 @@ def populate(machine):
     machine.add_tenant("train-1", Tenant("16GiB", "25", 9216, 5000, 25, 0, 0, labels("vision", "train-1")))
     machine.add_tenant("serve-0", Tenant("40GiB", "60", 30720, 3000, 10, 20480, 1, labels("language", "serve-0")))
     machine.add_tenant("notebook", Tenant("12GiB", "20", 4096, 40000, 1500, 0, 1, labels("language", "notebook")))
+    for number in range(2):
+        pod = labels("language", f"lab-{number}")
+        machine.add_tenant(f"lab-{number}", Tenant("5GiB", "50", 3072, 2000, 3000, 0, 2, pod, "500ms"))
     (machine.shares / "damaged").mkdir()
     (machine.shares / "damaged/control").write_text("no control file")
     machine.wait_for_tenants()

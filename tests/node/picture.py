@@ -55,7 +55,7 @@ def legend(target, metric):
     shown = re.sub(r"\bagent (?=.)", "", shown)
     shown = re.sub(r"(GPU-\w{8})[-\w]+", r"\1", shown)
     # Container and share say nothing new in this picture.
-    return re.sub(r"^([\w-]+/[\w-]+) .*$", r"\1", shown)
+    return re.sub(r"^([\w-]+/[\w-]+) .*?( aside| back)?$", r"\1\2", shown)
 
 
 def nice_top(most):

@@ -15,7 +15,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 use vcuda_core::control::Control;
 use vcuda_slices::find;
-use vcuda_suspend::agent::{Agent, Event, TURN};
+use vcuda_suspend::agent::Agent;
 use vcuda_suspend::sole::Sole;
 
 /// How often it is looked for new slices: programs wait a second for that.
@@ -51,13 +51,10 @@ impl Release {
                 self.find(&mut slices);
             }
             let all: Vec<_> = slices.values().cloned().collect();
-            let events = agent.turn(&all);
-            for event in &events {
+            for event in agent.turn(&all) {
                 println!("{event}");
             }
-            if !events.iter().any(Event::is_move) {
-                sleep(TURN);
-            }
+            sleep(agent.pause());
         }
     }
 

@@ -17,7 +17,7 @@ use crate::jobs::Pulse;
 use crate::places::Places;
 use crate::reading::Reading;
 use vcuda_core::control::Control;
-use vcuda_suspend::agent::{Agent, Event, TURN, has_idle_release};
+use vcuda_suspend::agent::{Agent, Event, has_idle_release};
 use vcuda_suspend::driver::CudaDriver;
 use vcuda_suspend::memory::Nvml;
 use vcuda_suspend::sole::Sole;
@@ -160,28 +160,23 @@ impl Release {
                     return self.pause(RECLAIM);
                 }
             }
-            if !self.turn(&mut agent) {
-                sleep(TURN);
-            }
+            self.turn(&mut agent);
+            sleep(agent.pause());
         }
         self.say_who_waits();
     }
 
-    /// Takes a turn; whether a program was moved, after which there may be more to do at once.
-    fn turn(&mut self, agent: &mut Agent) -> bool {
-        let mut has_moved = false;
+    fn turn(&mut self, agent: &mut Agent) {
         // Told before it is asked whether the end has come: who waits for the end of the turn misses none.
         self.set_at_work(true);
         if !self.pulse.is_shut_down() {
             let slices: Vec<_> = self.slices.values().cloned().collect();
             for event in agent.turn(&slices) {
-                has_moved |= event.is_move();
                 self.note(event);
             }
             self.pulse.beat();
         }
         self.set_at_work(false);
-        has_moved
     }
 
     fn note(&mut self, event: Event) {

@@ -52,6 +52,8 @@ pub struct Slice {
     pub has_idle_release: bool,
     /// Of them, those that are put aside because they were idle.
     pub put_aside: u64,
+    /// And those that wait for memory which others have.
+    pub waiting: u64,
 }
 
 /// One device of a slice.

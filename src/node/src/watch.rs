@@ -258,6 +258,7 @@ impl Look<'_> {
             processes: living(snapshot).count() as u64,
             has_idle_release: has_idle_release(snapshot),
             put_aside: put_aside(snapshot),
+            waiting: waiting(snapshot),
         }
     }
 
@@ -299,6 +300,19 @@ pub fn put_aside(snapshot: &Snapshot) -> u64 {
         process.suspension.phase() == Phase::Suspended && process.suspension.is_idle()
     };
     living(snapshot).filter(is_aside).count() as u64
+}
+
+/// How many processes wait for memory that others have: to allocate it, or to come back because they were called.
+fn waiting(snapshot: &Snapshot) -> u64 {
+    let is_waiting = |process: &&ProcessView| {
+        let word = process.suspension;
+        match word.phase() {
+            Phase::Running => word.needed().is_some(),
+            Phase::Suspended => word.is_idle() && word.is_wanted(),
+            _ => false,
+        }
+    };
+    living(snapshot).filter(is_waiting).count() as u64
 }
 
 /// Reads one control file, after taking back what dead processes hold in it.

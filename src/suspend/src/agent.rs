@@ -23,8 +23,11 @@ use vcuda_core::compute::monotonic_ns;
 use vcuda_core::control::Control;
 use vcuda_core::snapshot::Snapshot;
 
-/// How often to take a turn.
-pub const TURN: Duration = Duration::from_millis(50);
+/// How often to take a turn while somebody is away or in need, and for how long after.
+const TURN: Duration = Duration::from_millis(50);
+const AFTER: Duration = Duration::from_secs(10);
+/// And otherwise: at most so long does it take until somebody in need is seen.
+const QUIET_TURN: Duration = Duration::from_millis(100);
 /// For an idle process to come to rest: it should be at rest.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long one turn waits for memory that was there a moment ago.
@@ -61,7 +64,7 @@ pub enum Event {
 
 impl Event {
     /// Whether a process was put aside or came back, so that there may be more to do at once.
-    pub fn is_move(&self) -> bool {
+    fn is_move(&self) -> bool {
         matches!(self, Event::PutAside { .. } | Event::BroughtBack { .. })
     }
 }
@@ -107,8 +110,13 @@ pub struct Agent<'a> {
     turns: u64,
     /// Processes that waited for memory in the last turn.
     in_need: usize,
+    /// When somebody was away or in need last.
+    busy: Option<Instant>,
+    /// Whether the last turn has moved a process.
+    has_moved: bool,
     next_id: u64,
-    sights: BTreeMap<PathBuf, Sight>,
+    /// By where the slice is in memory, which nothing else is for as long as the sight has it.
+    sights: BTreeMap<usize, Sight>,
     gpus: Gpus,
 }
 
@@ -121,6 +129,8 @@ impl<'a> Agent<'a> {
             begin: Instant::now(),
             turns: 0,
             in_need: 0,
+            busy: None,
+            has_moved: false,
             next_id: 0,
             sights: BTreeMap::new(),
             gpus: Gpus::default(),
@@ -138,7 +148,11 @@ impl<'a> Agent<'a> {
         let known = || self.sights.values().flat_map(|sight| &sight.known);
         // Who is away comes back unasked when there is room, which is worth a question now and then.
         let in_need = known().filter(|known| known.is_in_need()).count();
-        let is_due = in_need > 0 || looks > 0 && known().any(Known::is_away);
+        let is_away = known().any(Known::is_away);
+        if in_need > 0 || is_away {
+            self.busy = Some(Instant::now());
+        }
+        let is_due = in_need > 0 || looks > 0 && is_away;
         let is_news = in_need > self.in_need;
         self.in_need = in_need;
         if is_due && (is_news || self.decide().is_some()) {
@@ -150,7 +164,17 @@ impl<'a> Agent<'a> {
                 events.extend(self.take(step, slices));
             }
         }
+        self.has_moved = events.iter().any(Event::is_move);
         events
+    }
+
+    /// How long to wait until the next turn: not at all where one that did something may have more to do.
+    pub fn pause(&self) -> Duration {
+        match self.busy {
+            _ if self.has_moved => Duration::ZERO,
+            Some(busy) if busy.elapsed() < AFTER => TURN,
+            _ => QUIET_TURN,
+        }
     }
 
     /// Glances at a slice, and looks at it if need be; whether it did.
@@ -161,10 +185,7 @@ impl<'a> Agent<'a> {
         patience: Patience,
         events: &mut Vec<Event>,
     ) -> bool {
-        if !self.sights.get(slice.path()).is_some_and(|sight| Arc::ptr_eq(&sight.slice, slice)) {
-            self.sights.insert(slice.path().to_owned(), Sight::new(Arc::clone(slice)));
-        }
-        let Some(sight) = self.sights.get_mut(slice.path()) else { return false };
+        let sight = self.sights.entry(key(slice)).or_insert_with(|| Sight::new(Arc::clone(slice)));
         sight.turn = self.turns;
         let is_due = sight.glance(patience) == Glance::Due;
         if is_due {
@@ -175,7 +196,7 @@ impl<'a> Agent<'a> {
 
     /// Looks at a slice that was only glanced at in this turn.
     fn look_again(&mut self, slice: &Arc<Control>, slices: &[Arc<Control>], events: &mut Vec<Event>) {
-        let Some(sight) = self.sights.get_mut(slice.path()) else { return };
+        let Some(sight) = self.sights.get_mut(&key(slice)) else { return };
         let now = Patience::default();
         if sight.glance(now) != Glance::Unconcerned {
             self.look(slice, slices, events);
@@ -183,7 +204,7 @@ impl<'a> Agent<'a> {
     }
 
     fn look(&mut self, slice: &Arc<Control>, slices: &[Arc<Control>], events: &mut Vec<Event>) {
-        let Some(sight) = self.sights.get_mut(slice.path()) else { return };
+        let Some(sight) = self.sights.get_mut(&key(slice)) else { return };
         if sight.is_half_way() {
             let handle = Slice::of(Arc::clone(slice));
             if needs_recovery(&handle).unwrap_or(false) {
@@ -282,6 +303,10 @@ impl<'a> Agent<'a> {
             }
         }
     }
+}
+
+fn key(slice: &Arc<Control>) -> usize {
+    Arc::as_ptr(slice).addr()
 }
 
 /// Whether a slice has a living process that may be put aside: whether it needs an agent.

@@ -271,11 +271,18 @@ const NODE: [Family<Reading>; 7] = [
     }),
 ];
 
-const PUT_ASIDE: Family<Slice> = gauge(
-    "vcuda_container_put_aside_processes",
-    "Processes that are put aside because they were idle.",
-    |it| Count(it.put_aside),
-);
+const AWAY: [Family<Slice>; 2] = [
+    gauge(
+        "vcuda_container_put_aside_processes",
+        "Processes that are put aside because they were idle.",
+        |it: &Slice| Count(it.put_aside),
+    ),
+    gauge(
+        "vcuda_container_waiting_processes",
+        "Processes that wait for memory which others have, to allocate it or to come back.",
+        |it: &Slice| Count(it.waiting),
+    ),
+];
 
 /// Of idle release, by slice.
 const MOVES: [Family<Counts>; 2] = [
@@ -377,7 +384,9 @@ impl Collector for Sources {
 
 impl Sources {
     fn encode_idle_release(&self, encoder: &mut DescriptorEncoder<'_>, reading: &Reading) -> fmt::Result {
-        PUT_ASIDE.encode(encoder, reading.slices.iter().map(|slice| (of_slice(&slice.labels), slice)))?;
+        for family in &AWAY {
+            family.encode(encoder, reading.slices.iter().map(|slice| (of_slice(&slice.labels), slice)))?;
+        }
         let Some(status) = &self.idle_release else { return Ok(()) };
         let status = status.borrow().clone();
         for family in &MOVES {
