@@ -9,7 +9,6 @@ mod duration;
 mod inspect;
 mod manual;
 mod neighbours;
-mod nvml;
 mod ps;
 mod release;
 mod resume;

@@ -7,7 +7,7 @@ use crate::ps::living;
 use vcuda_core::device::Uuid;
 use vcuda_core::snapshot::{DeviceView, Snapshot};
 use vcuda_slices::neighbours::{Lookout, Neighbours, has_library};
-use vcuda_suspend::memory::Nvml;
+use vcuda_suspend::nvml::Nvml;
 
 /// What was found on one GPU.
 #[derive(Clone, Debug)]

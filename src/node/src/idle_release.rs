@@ -4,7 +4,7 @@
 //! [`vcuda_suspend::agent`] on a thread of its own. Must never be the reason that another job ends or waits, and must
 //! not be left in the midst of a turn, which would leave a program locked until the next agent comes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::sleep;
@@ -83,7 +83,7 @@ pub async fn run(
             places: places.clone(),
             status: status.clone(),
             pulse: pulse.clone(),
-            slices: BTreeMap::new(),
+            slices: HashMap::new(),
             told: BTreeMap::new(),
         };
         let ended = tokio::task::spawn_blocking(move || release.serve_until_unwanted()).await;
@@ -101,7 +101,7 @@ struct Release {
     places: Places,
     status: Sender<Status>,
     pulse: Pulse,
-    slices: BTreeMap<PathBuf, Arc<Control>>,
+    slices: HashMap<PathBuf, Arc<Control>>,
     /// Trouble that was told, and when it was last met.
     told: BTreeMap<String, Instant>,
 }
@@ -204,7 +204,7 @@ impl Release {
         };
         self.slices.retain(is_there);
         for path in listed {
-            if let std::collections::btree_map::Entry::Vacant(place) = self.slices.entry(path)
+            if let std::collections::hash_map::Entry::Vacant(place) = self.slices.entry(path)
                 && let Ok(control) = Control::open_existing(place.key())
             {
                 place.insert(control);

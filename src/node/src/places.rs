@@ -3,7 +3,7 @@
 //! Owns the walk and its bounds. Directories may belong to people who wish us ill: they are reached by descriptor, and
 //! none of them can make the walk long or keep it from the others.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -85,8 +85,8 @@ impl Places {
     }
 
     /// Where control files may be now, by their names alone: cheap enough to be asked often. Nothing says that there is one.
-    pub fn list(&self) -> BTreeSet<PathBuf> {
-        let mut paths = BTreeSet::new();
+    pub fn list(&self) -> HashSet<PathBuf> {
+        let mut paths = HashSet::new();
         for parent in &self.users_under {
             let names = Directory::open(parent).and_then(|directory| directory.entries(MOST_USERS));
             for name in names.unwrap_or_default().directories {

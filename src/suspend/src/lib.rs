@@ -8,7 +8,8 @@
 //!   that it is asked for.
 //! * [`lease`] is what makes resuming safe: a restore that runs out of memory loses the process for good, so none is
 //!   begun before its memory is reserved against everyone.
-//! * [`driver`] and [`memory`] are what is asked of NVIDIA's two libraries, as traits; tests bring their own.
+//! * [`driver`] and [`memory`] are what is asked of NVIDIA's two libraries, as traits; tests bring their own. [`nvml`] is the
+//!   second of them, also for other tools.
 //! * [`policy`] decides who is put aside when idle and who comes back, and [`agent`] does it; [`sole`] keeps two agents from
 //!   undoing each other's work.
 //! * [`preflight`] says what can't be suspended, and why, before anything is touched.
@@ -29,6 +30,7 @@ pub mod error;
 pub mod lease;
 mod look;
 pub mod memory;
+pub mod nvml;
 pub mod policy;
 pub mod preflight;
 pub mod record;

@@ -17,12 +17,13 @@ use vcuda_core::device::Uuid;
 use vcuda_core::snapshot::{ProcessView, Snapshot};
 use vcuda_core::suspension::{Activity, Phase, Suspension};
 
-/// How old a look may be where nothing happens: processes may have allocated or ended since.
-const QUIET: Duration = Duration::from_secs(2);
+/// How old a look may be where nothing happens: processes may have allocated or ended since. Well within the time for
+/// which they believe that there is an agent.
+const QUIET: Duration = Duration::from_secs(5);
 /// And where somebody is away, half-way or waiting: a call that the library doesn't see is found by a look only.
 const RESTLESS: Duration = Duration::from_millis(200);
 /// Longest that a look may be put off to save time.
-const MOST_PUT_OFF: Duration = Duration::from_secs(3);
+const MOST_PUT_OFF: Duration = QUIET;
 /// Of the time, one part in so many is spent on full looks, where that is the reason to put them off.
 const LOOKING_PART: u32 = 100;
 /// Left free beside what an allocation asks for: the driver rounds.

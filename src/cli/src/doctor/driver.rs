@@ -1,12 +1,12 @@
 //! The driver and the GPUs that a program started here would find.
 
 use super::finding::Finding;
-use crate::nvml::{Nvml, ProcessMemory};
 use crate::size;
 use libloading::Library;
 use std::path::PathBuf;
 use vcuda_core::limits::Gpu;
 use vcuda_driver::result::CUresult;
+use vcuda_suspend::nvml::Nvml;
 
 /// Findings about the driver, and the GPUs as limits see them. None of those from inside a slice, where the
 /// driver's answers are the slice's.
@@ -106,12 +106,11 @@ fn examine_gpus(
             nvml.name(device)?,
             size::text(memory.total)
         )));
-        match nvml.process_memory(device) {
-            Ok(ProcessMemory::Available) => {}
-            Ok(ProcessMemory::Unknown) | Err(_) => findings.push(Finding::warning(
+        if !nvml.tells_process_memory(device).unwrap_or(false) {
+            findings.push(Finding::warning(
                 format!("GPU {index}: the driver doesn't tell what each process holds"),
                 "contexts and modules are then counted as estimated rather than as measured",
-            )),
+            ));
         }
         if nvml.is_mig_enabled(device) {
             findings.push(Finding::note(format!(

@@ -2,16 +2,13 @@
 
 use super::driver::is_mapped;
 use super::finding::Finding;
-use crate::nvml::Nvml;
 use vcuda_suspend::driver::{Unavailable, support};
+use vcuda_suspend::memory::{DeviceMemory, Nvml};
 use vcuda_suspend::preflight::{Host, of_machine};
 
 /// One finding; none without a driver, which is told elsewhere.
 pub fn examine() -> Vec<Finding> {
-    let release = Nvml::open().ok().and_then(|nvml| {
-        let version = nvml.driver_version().ok()?;
-        version.split('.').next()?.parse().ok()
-    });
+    let release = Nvml::open().ok().and_then(|nvml| nvml.release());
     if is_mapped("/libvcuda.so") {
         return vec![Finding::note("suspend and resume work from outside of a slice only")];
     }

@@ -2,7 +2,6 @@
 
 use super::Where;
 use crate::agent::is_limited;
-use crate::nvml::Nvml;
 use crate::run::find_library;
 use crate::sharing::SharingOptions;
 use anyhow::{Context, Result, anyhow, bail};
@@ -12,6 +11,7 @@ use std::process::ExitCode;
 use vcuda_core::device::{Uuid, UuidKind};
 use vcuda_core::limits::{Amount, Gpu, Limits, Overrides, Selector, parse_span};
 use vcuda_shares::{MadeBy, Share, Wanted};
+use vcuda_suspend::nvml::Nvml;
 
 /// Arguments of `vcuda share create`.
 #[derive(Args)]
