@@ -1,7 +1,10 @@
 //! Idle release: programs that do not fit together take turns, and none of them sees an error.
 
+use serde_json::json;
+use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::path::Path;
 use std::time::{Duration, Instant};
 use vcuda_core::control::Control;
 use vcuda_core::suspension::Phase;
@@ -141,6 +144,56 @@ fn an_allocation_waits_for_room_and_a_limit_is_still_a_limit() {
     assert!(Container::eventually(|| container.gpu(0).process_bytes > 5000 << 20));
     first.say("work").wait_for("worked");
     first.finish().clean();
+}
+
+#[test]
+fn idle_release_that_is_changed_holds_for_programs_that_run() {
+    let container = Container::new().gpus("8GiB").limit("6GiB");
+    let _agent = agent(&container);
+    let (file, control) = (container.directory().join("limits.json"), container.directory().join("first"));
+    let limits = json!({ "version": 1, "control_file": control, "default": { "memory": "6GiB" } });
+    fs::write(&file, limits.to_string()).unwrap();
+    let set = |idle_release: &str| {
+        let run = container.run(World::Bare, &artefacts().vcuda).arg("set").arg(&file);
+        run.args(["--idle-release", idle_release]).finish().clean().stdout
+    };
+    let run = container.run(World::Limited, program("suspendable")).arg("4500");
+    let mut first = run.env("VCUDA_LIMITS_FILE", &file).start();
+    first.wait_for("ready");
+    let mut second = tenant(&container, "second", 64);
+    second.wait_for("ready");
+    second.say("alloc 4000").wait_for("alloc_1");
+    assert_eq!(second.number("alloc_1"), OUT_OF_MEMORY, "the first one may not be put aside");
+
+    let said = set("300ms");
+    assert!(said.contains(": idle release after 300.0 ms (was never)\n"), "{said}");
+    assert!(said.contains("  there was no idle release: programs see it when they next ask"), "{said}");
+    first.say("alloc 1").wait_for("alloc_1");
+    second.say("alloc 4000").wait_for("alloc_2");
+    assert_eq!(second.number("alloc_2"), SUCCESS);
+    assert_eq!(first_phase(&control), Phase::Suspended);
+    // A call is noted by now, and waits.
+    first.say("work");
+    first.wait_for("worked");
+
+    let said = set("never");
+    assert!(said.contains(": idle release never (was after 300.0 ms)\n"), "{said}");
+    std::thread::sleep(Duration::from_millis(50));
+    first.say("work").wait_for("worked");
+    second.say("work");
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_eq!(first_phase(&control), Phase::Running, "it may not be put aside any more");
+    // Of its limits it says that they are the file's.
+    assert_eq!(first.finish().status.code(), Some(0));
+    second.wait_for("worked");
+    second.finish().clean();
+}
+
+/// Where the only program of a slice is.
+fn first_phase(control: &Path) -> Phase {
+    let snapshot = Control::open_existing(control).unwrap().snapshot().unwrap();
+    let mut living = snapshot.processes.iter().filter(|process| process.identity.name == "suspendable");
+    living.next().unwrap().suspension.phase()
 }
 
 #[test]

@@ -4,19 +4,22 @@
 //! touches the programs, nor the control file, where they could write anything.
 
 use crate::sharing::SharingOptions;
-use crate::{ps, size};
+use crate::{duration, ps, size};
 use anyhow::{Result, bail};
 use clap::Args;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 use vcuda_core::control::Control;
-use vcuda_core::limits::{Amount, Entry, Limits, Overrides, Selector};
+use vcuda_core::limits::{Amount, Entry, Limits, Overrides, Selector, parse_span};
 use vcuda_core::snapshot::{DeviceView, ProcessView, Snapshot};
 use vcuda_slices::limits_file::{self, LimitsFile};
 use vcuda_slices::{Found, find_named, shown_name, truncation};
 
 /// In the place of a memory limit, for none.
 const NONE: &str = "none";
+/// In the place of a time, for no idle release.
+const NEVER: &str = "never";
 
 /// Arguments of `vcuda set`.
 #[derive(Args)]
@@ -32,12 +35,15 @@ pub struct Set {
     cores: Option<String>,
     #[command(flatten)]
     sharing: SharingOptions,
+    /// Once idle for how long programs may be put aside if others need the memory: 60s, 5m, or never
+    #[arg(long, value_name = "TIME")]
+    idle_release: Option<String>,
 }
 
 impl Set {
     /// Changes the limits and says what that means for the programs that run.
     pub fn execute(&self) -> Result<ExitCode> {
-        let change = self.change()?;
+        let (change, idle_release) = (self.change()?, self.idle_release()?);
         // Other people's files are looked at, see there. Without it, we read all the same.
         let _ = truncation::survive();
         let (name, files, snapshot) = match find_named(&self.slice)? {
@@ -58,6 +64,9 @@ impl Set {
                 if self.memory.as_deref() == Some(NONE) {
                     limits.remove_memory();
                 }
+                if let Some(idle_release) = idle_release {
+                    limits.idle_release = idle_release;
+                }
                 Ok(())
             })?;
             for warning in after.warnings.iter().chain(&change.warnings) {
@@ -73,7 +82,8 @@ impl Set {
 
     /// What is to be changed, checked for form.
     fn change(&self) -> Result<Limits> {
-        if self.memory.is_none() && self.cores.is_none() && !self.sharing.is_given() {
+        let is_limit_given = self.memory.is_some() || self.cores.is_some() || self.sharing.is_given();
+        if !is_limit_given && self.idle_release.is_none() {
             bail!("nothing to change: say what, such as --memory 6GiB or --cores 50");
         }
         let memory = self.memory.as_deref().filter(|text| *text != NONE);
@@ -84,6 +94,15 @@ impl Set {
         });
         // Of the variables here nothing is meant.
         Ok(Limits::from_overrides(&overrides, &|_| None)?)
+    }
+
+    /// What idle release is to be, if it is to be changed.
+    fn idle_release(&self) -> Result<Option<Option<Duration>>> {
+        Ok(match self.idle_release.as_deref() {
+            None => None,
+            Some(NEVER) => Some(None),
+            Some(text) => Some(Some(parse_span("--idle-release", text)?)),
+        })
     }
 }
 
@@ -109,6 +128,7 @@ fn changes(name: &str, before: &Limits, after: &Limits) -> String {
         ("elastic", before.elastic_text(), after.elastic_text()),
         ("weight", before.weight_text(), after.weight_text()),
         ("priority", before.priority_text(), after.priority_text()),
+        ("idle release", idle_release_text(before), idle_release_text(after)),
     ];
     let changed: String = kinds
         .iter()
@@ -116,6 +136,11 @@ fn changes(name: &str, before: &Limits, after: &Limits) -> String {
         .map(|(kind, before, after)| format!("{name}: {kind} {after} (was {before})\n"))
         .collect();
     if changed.is_empty() { format!("{name}: these are its limits already\n") } else { changed }
+}
+
+fn idle_release_text(limits: &Limits) -> String {
+    let after = limits.idle_release.map(|after| duration::text(after.as_nanos() as u64));
+    after.map_or(NEVER.to_owned(), |after| format!("after {after}"))
 }
 
 /// What the programs that run will make of it, where that is not plain.
@@ -142,6 +167,11 @@ fn consequences(snapshot: &Snapshot, before: &Limits, after: &Limits) -> String 
             "  there was no {kind} limit: those of its {count} running processes that started without one go on \
              without\n"
         ));
+    }
+    if before.idle_release.is_none() && after.idle_release.is_some() {
+        text.push_str(
+            "  there was no idle release: programs see it when they next ask for memory, or about it\n",
+        );
     }
     for device in &snapshot.devices {
         if let Some(limit_bytes) = memory_of(device, after).filter(|limit| device.used_bytes > *limit) {

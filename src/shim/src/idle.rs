@@ -2,7 +2,7 @@
 //! waits while the process is put aside; and an allocation for which the device has no room, though the slice has, waits
 //! for the agent to make some, or for a second where no agent ever was.
 //!
-//! Nothing of this runs in a process without idle release. Must never wait for an agent that is gone: one that was not seen
+//! Nothing of this runs in a process that never had idle release. Must never wait for an agent that is gone: one that was not seen
 //! for seconds is none.
 
 use crate::mode;
@@ -52,6 +52,8 @@ impl Drop for Noted {
 #[cold]
 pub fn call<R>(body: impl Fn() -> R, code: impl Fn(&R) -> u32) -> R {
     let Some(slice) = slice::started() else { return body() };
+    // What launches alone would not see another idle release otherwise.
+    slice::look_at_limits();
     for _ in 0..MOST_ATTEMPTS {
         RESERVED.set(None);
         let noted = slice.suspension_words().map(|words| {

@@ -35,6 +35,11 @@ pub fn set_limited(has_share: bool, is_noted: bool) {
     MODE.store(LIMITED | bit(has_share, PACED) | bit(is_noted, NOTED), Ordering::Relaxed);
 }
 
+/// Calls are noted from now on.
+pub fn set_noted() {
+    MODE.fetch_or(NOTED, Ordering::Relaxed);
+}
+
 /// Whether calls are noted.
 #[inline]
 pub fn noted() -> bool {

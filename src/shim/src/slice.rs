@@ -175,6 +175,7 @@ impl Slice {
                 );
             }
         }
+        self.change_idle_release(limits.idle_release);
         // For the tools; lost with the file, which every charge reports.
         let _ = part.slot.note_limits(limits.digest());
         Ok(())

@@ -3,6 +3,7 @@
 //! Owns what is noted in the slot's words; the waiting is in [`idle`](crate::idle) and in the quota. Losing the control file
 //! loses all of this, which every charge reports.
 
+use crate::mode;
 use crate::part::Part;
 use crate::slice::{self, Slice};
 use std::time::Duration;
@@ -31,6 +32,17 @@ pub fn declare(parts: &[Part], limits: &[Limits]) -> Result<Option<Duration>, Lo
 }
 
 impl Slice {
+    /// Other limits say whether this process may be put aside. With several shares it never is.
+    pub fn change_idle_release(&self, after: Option<Duration>) {
+        let Some(words) = self.suspension_words().filter(|_| self.parts().len() == 1) else { return };
+        if after.is_some() {
+            // First, so that calls are noted by the time an agent goes by them. One under way is not: it waits in the
+            // driver, as calls that nobody hooks do.
+            mode::set_noted();
+        }
+        words.set_idle_release(after);
+    }
+
     /// Counts an allocation of managed memory, or one less: whoever would suspend this process has to know of any.
     pub fn count_managed(&self, change: i64) {
         let mut managed = self.managed.lock();

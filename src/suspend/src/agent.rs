@@ -11,7 +11,7 @@ use crate::memory::DeviceMemory;
 use crate::policy::{Policy, ProcessId, Step, View};
 use crate::preflight::Host;
 use crate::resume::{needs_recovery, recover, resume};
-use crate::sight::{Glance, Gpus, Known, Patience, Sight};
+use crate::sight::{Glance, Gpus, Known, Patience, Sight, is_concerned};
 use crate::suspend::{Idle, Request, suspend};
 use crate::target::Target;
 use crate::{Error, Slice};
@@ -309,10 +309,10 @@ fn key(slice: &Arc<Control>) -> usize {
     Arc::as_ptr(slice).addr()
 }
 
-/// Whether a slice has a living process that may be put aside: whether it needs an agent.
+/// Whether a slice has a living process that may be put aside, or is: whether it needs an agent.
 pub fn has_idle_release(snapshot: &Snapshot) -> bool {
     let mut living = snapshot.processes.iter().filter(|process| process.alive != Some(false));
-    living.any(|process| process.suspension.idle_release().is_some())
+    living.any(|process| is_concerned(process.suspension))
 }
 
 /// Tells the processes of a slice that for this long there is somebody who makes room.

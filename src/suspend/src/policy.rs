@@ -167,8 +167,11 @@ impl Policy {
         let fits = |process: &&Process| {
             process.holds.iter().all(|&(gpu, bytes)| free(view, gpu) >= bytes && !blocked.contains(&gpu))
         };
-        let away = view.processes.iter().filter(|process| match (process.doing, process.idle_release) {
-            (Doing::Aside { since, is_wanted: false }, Some(after)) => since >= after,
+        let away = view.processes.iter().filter(|process| match process.doing {
+            // Who may not be put aside any more, at once.
+            Doing::Aside { since, is_wanted: false } => {
+                process.idle_release.is_none_or(|after| since >= after)
+            }
             _ => false,
         });
         away.into_iter().find(fits).map(|process| Step::BringBack(process.id))

@@ -114,7 +114,7 @@ impl Sight {
                 known.note(activity, now);
             }
         });
-        let is_concerned = self.glanced.iter().any(|(_, word)| word.idle_release().is_some());
+        let is_concerned = self.glanced.iter().any(|(_, word)| is_concerned(*word));
         if outcome.is_err() || !is_concerned {
             self.forget();
             return Glance::Unconcerned;
@@ -134,8 +134,7 @@ impl Sight {
         attend(&snapshot);
         let mut record = None;
         for process in snapshot.processes.iter().filter(|process| process.alive != Some(false)) {
-            let (Some(idle_release), Ok(target)) =
-                (process.suspension.idle_release(), Target::find(process, &snapshot))
+            let (true, Ok(target)) = (is_concerned(process.suspension), Target::find(process, &snapshot))
             else {
                 continue;
             };
@@ -149,7 +148,7 @@ impl Sight {
                     Known::new(ProcessId(*next_id), process, begin)
                 }
             };
-            known.idle_release = idle_release;
+            known.idle_release = process.suspension.idle_release();
             if known.see(process, &snapshot, &target, &self.slice, gpus, &mut record) {
                 self.known.push(known);
             }
@@ -175,6 +174,11 @@ impl Sight {
     }
 }
 
+/// Whether a process may be put aside, or was before that was forbidden.
+pub(crate) fn is_concerned(word: Suspension) -> bool {
+    word.idle_release().is_some() || word.phase() == Phase::Suspended && word.is_idle()
+}
+
 /// A process that may be put aside.
 pub(crate) struct Known {
     pub(crate) id: ProcessId,
@@ -185,7 +189,7 @@ pub(crate) struct Known {
     pub(crate) activity: Activity,
     /// When it last did anything.
     active: Instant,
-    idle_release: Duration,
+    idle_release: Option<Duration>,
     away: Option<Away>,
     /// A call that the library has seen waits for it to come back.
     is_wanted: bool,
@@ -202,7 +206,7 @@ impl Known {
             name: String::new(),
             activity: Activity::default(),
             active: now,
-            idle_release: Duration::MAX,
+            idle_release: None,
             away: None,
             is_wanted: false,
             holds: Vec::new(),
@@ -283,7 +287,7 @@ impl Known {
         Process {
             id: self.id,
             doing,
-            idle_release: Some(self.idle_release),
+            idle_release: self.idle_release,
             holds: self.holds.clone(),
             needs: self.needs,
         }
@@ -367,6 +371,8 @@ mod tests {
         assert_eq!((sight.glance(LONG), look(&mut sight)), (Glance::Due, 1));
         assert!(sight.known[0].is_away());
         words.set_idle_release(None);
+        assert_eq!((sight.glance(LONG), look(&mut sight)), (Glance::Due, 1), "it has to come back");
+        words.set_phase(Phase::Running, false);
         assert_eq!(sight.glance(LONG), Glance::Unconcerned);
         assert!(sight.known.is_empty());
     }
