@@ -223,10 +223,10 @@ impl<'a> Agent<'a> {
         let memory = self.tools.memory;
         let free = |(number, gpu)| (number, memory.memory(gpu).map_or(0, |memory| memory.free_bytes));
         let known = self.sights.values().flat_map(|sight| &sight.known);
-        let view = View {
-            free_bytes: self.gpus.all().map(free).collect(),
-            processes: known.map(Known::as_process).collect(),
-        };
+        let mut processes: Vec<_> = known.map(Known::as_process).collect();
+        // Of those who come to be in need at once, who was known first is served first.
+        processes.sort_by_key(|process| process.id);
+        let view = View { free_bytes: self.gpus.all().map(free).collect(), processes };
         self.policy.decide(&view, self.begin.elapsed())
     }
 
