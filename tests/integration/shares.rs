@@ -158,6 +158,8 @@ fn a_share_is_changed_by_its_name_and_seen_from_both_sides() {
         )
     );
     program.until_total(3072);
+    let processes = host.control("part").snapshot().expect("a whole control file").processes;
+    assert_eq!(processes[0].suspension.idle_release(), None, "its other share would be put aside, too");
     host.vcuda(&["set", "part", "--memory", "none"]).finish().clean();
     program.until_total(16384);
     host.vcuda(&["set", "part", "--memory", "2GiB"]).finish().clean();

@@ -231,7 +231,7 @@ fn a_full_disk_is_reported_and_leaves_nothing() {
             // SAFETY: ends this child.
             unsafe { libc::_exit(77) }
         }
-        let error = refused(&directory.path().join("control"), "no space left for its 8344 KiB");
+        let error = refused(&directory.path().join("control"), "no space left for its 8856 KiB");
         assert!(matches!(error.kind(), Kind::NoSpace));
         assert_eq!(names(directory.path()), Vec::<String>::new());
     });
