@@ -194,6 +194,8 @@ fn a_share_is_changed_by_its_name_and_seen_from_both_sides() {
     assert!(refused.stderr.contains("/etc/vcuda/shares.d/part.json is read-only here"), "{refused:#?}");
     let run = tool(&["run", "--memory", "8GiB", "--", "true"]);
     assert!(run.stderr.contains("/etc/vcuda/shares.d sets the limits here"), "{run:#?}");
+    let top = tool(&["top", "--once"]).clean();
+    assert!(top.stdout.contains("\n part ") && top.stdout.contains(" of 2.00 GiB"), "{top:#?}");
     let doctor = tool(&["doctor"]);
     for words in
         ["2GiB for GPU-", "40 % of its time for GPU-", "control file /run/vcuda/shares/rest/control is sound"]
@@ -279,6 +281,11 @@ fn shares_are_made_by_people() {
         );
     }
     host.create("more", "0", &["--memory", "5GiB", "--overcommit"]).clean();
+    host.create("turns", "1", &["--cores", "30", "--elastic", "--weight", "60", "--priority", "high"])
+        .clean();
+    let listed = json(&host.vcuda(&["share", "list", "--json"]).finish().clean());
+    assert_eq!((&listed[2]["elastic"], &listed[2]["weight"]), (&true.into(), &60.into()));
+    assert_eq!((&listed[2]["priority"], &listed[2]["memory_bytes"]), (&"high".into(), &Value::Null));
     let list = host.vcuda(&["share", "list"]).finish().clean();
     let lines: Vec<Vec<&str>> = list.stdout.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(lines[1], ["half", &uuid[..12], "12.00", "GiB", "50", "%", "nobody"]);

@@ -16,9 +16,9 @@ pub struct Wanted {
     pub name: String,
     /// The GPU or MIG instance that it is of.
     pub gpu_uuid: Uuid,
-    /// Its memory; `None` for no limit, which promises all there is.
+    /// Its memory; `None` for no limit, which promises nothing: it gets what there is.
     pub memory_bytes: Option<u64>,
-    /// Its part of the GPU's time; `None` for no limit, which promises all of it.
+    /// Its part of the GPU's time; `None` for no limit, which promises nothing.
     pub cores: Option<Cores>,
     /// Whether it may use time that others leave.
     pub elastic: bool,

@@ -59,6 +59,11 @@ fn as_json(share: &Share) -> Value {
         }
         Err(error) => value["error"] = error.to_string().into(),
     }
+    if let Ok(limits) = share.limits() {
+        value["elastic"] = limits.elastic().first().is_some_and(|entry| entry.value).into();
+        value["weight"] = limits.weights().first().map(|entry| entry.value.get()).into();
+        value["priority"] = limits.priorities().first().map(|entry| entry.value.name()).into();
+    }
     value
 }
 

@@ -165,7 +165,8 @@ fn owned(selector: &Selector, place: &str) -> (Selector, String) {
     (selector.clone(), place.to_owned())
 }
 
-/// Puts the entry that holds for each of `gpus` into its `field` of `all`, in their order. Fails if one names a GPU that
+/// Puts the entry that holds for each of `gpus` into its `field` of `all`, in their order; where none does, it stays as it
+/// is, as other shares' may hold there. Fails if one names a GPU that
 /// is not there, or two name one.
 pub(super) fn choose<'e, T, A>(
     entries: &'e [Entry<T>],
@@ -175,7 +176,9 @@ pub(super) fn choose<'e, T, A>(
 ) -> Result<(), LimitsError> {
     let name = |position: usize| entries.get(position).map(|entry| (&entry.selector, entry.place.as_str()));
     for (one, position) in all.iter_mut().zip(positions(&name, gpus)?) {
-        *field(one) = position.and_then(|position| entries.get(position));
+        if let Some(entry) = position.and_then(|position| entries.get(position)) {
+            *field(one) = Some(entry);
+        }
     }
     Ok(())
 }
