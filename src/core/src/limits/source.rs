@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 pub enum Source {
     /// Nothing is configured.
     Nothing,
-    /// The files in [`SHARES_DIRECTORY`](super::SHARES_DIRECTORY).
+    /// The files in [`SHARES_DIRECTORY`].
     Shares,
     /// One of those.
     Share(PathBuf),
