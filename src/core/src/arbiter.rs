@@ -139,7 +139,7 @@ pub struct Tenant {
     place: AtomicU64,
     /// When this process last said that the container's work would be done.
     told_ns: AtomicU64,
-    /// The turn that it takes part in, with [`JOINED`]; 0 if none.
+    /// The turn that it takes part in, with the mark of one; 0 if none.
     joined: AtomicU64,
     /// That others of its processes had a part in that.
     is_joint: AtomicBool,

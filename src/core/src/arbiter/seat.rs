@@ -54,14 +54,17 @@ impl Tenant {
             let seen_ns = seat.seen_ns.load(Ordering::Relaxed);
             now_ns.saturating_sub(seen_ns) > AROUND_NS || seen_ns > now_ns.saturating_add(AROUND_NS)
         };
+        // Another process of the container may take it meanwhile.
+        let free = |seat: &Seat| {
+            is_mine(seat) || seat.identity.load(Ordering::Relaxed) == 0 && claim(seat, 0) || is_mine(seat)
+        };
+        let left = |seat: &Seat| {
+            is_mine(seat) || is_gone(seat) && claim(seat, seat.identity.load(Ordering::Relaxed))
+        };
         let found = seats()
             .find(|(_, seat)| is_mine(seat))
-            .or_else(|| {
-                seats().find(|(_, seat)| seat.identity.load(Ordering::Relaxed) == 0 && claim(seat, 0))
-            })
-            .or_else(|| {
-                seats().find(|(_, seat)| is_gone(seat) && claim(seat, seat.identity.load(Ordering::Relaxed)))
-            })?;
+            .or_else(|| seats().find(|(_, seat)| free(seat)))
+            .or_else(|| seats().find(|(_, seat)| left(seat)))?;
         self.place.store((found.0 as u64).saturating_add(1), Ordering::Relaxed);
         Some(found)
     }
