@@ -31,7 +31,7 @@ pub struct Arbiter {
 pub struct Seat {
     /// The container's control file, by its `generation`; 0 while the seat is free.
     pub identity: AtomicU64,
-    /// Its weight, share and priority, [`Terms`](Terms).
+    /// Its weight, share and priority, [`Terms`].
     pub terms: AtomicU64,
     /// When it last looked.
     pub seen_ns: AtomicU64,
