@@ -11,6 +11,7 @@ pub mod devices;
 pub mod exposition;
 pub mod idle_release;
 pub mod jobs;
+pub mod kubernetes;
 pub mod labels;
 pub mod options;
 pub mod places;

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 use vcuda_core::location::SHARES_ON_HOST;
 
+use crate::kubernetes::options::KubernetesOptions;
+
 /// Serves metrics of the GPU slices of this machine, and takes back what ended programs left behind
 ///
 /// Each option can be set by the variable named beside it, as in the file /etc/default/vcuda-node of the service.
@@ -46,6 +48,9 @@ pub struct Options {
     /// How much is written to standard error
     #[arg(long, env = "VCUDA_NODE_LOG", value_name = "LEVEL", default_value = "info")]
     pub log: LogLevel,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "said where they are")]
+    pub kubernetes: KubernetesOptions,
 }
 
 /// When control files of ended runs are removed.

@@ -1,0 +1,65 @@
+//! What the agent was asked to be in a Kubernetes node.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::sockets::KubeletDirectory;
+
+/// Being the driver of a Kubernetes node.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "In a Kubernetes node")]
+pub struct KubernetesOptions {
+    /// Give slices of this node's GPUs to pods, by dynamic resource allocation; NODE is its name in the cluster
+    #[arg(long, env = "VCUDA_NODE_KUBERNETES_NODE", value_name = "NODE")]
+    pub kubernetes_node: Option<String>,
+    /// Distinguishes agents that run at the same time, as while one replaces another: the pod's UID, say.
+    /// Without it, a random one
+    #[arg(long, env = "VCUDA_NODE_KUBERNETES_INSTANCE", value_name = "ID", value_parser = instance)]
+    pub kubernetes_instance: Option<String>,
+    /// Kubelet's own directory
+    #[arg(
+        long,
+        env = "VCUDA_NODE_KUBELET_DIRECTORY",
+        value_name = "DIR",
+        default_value = "/var/lib/kubelet"
+    )]
+    pub kubelet_directory: PathBuf,
+}
+
+impl KubernetesOptions {
+    /// Kubelet's directory.
+    pub fn kubelet(&self) -> KubeletDirectory {
+        KubeletDirectory::new(&self.kubelet_directory)
+    }
+
+    /// What distinguishes this agent's sockets from others'; a random one differs each time.
+    pub fn instance(&self) -> String {
+        let random = || std::fs::read_to_string("/proc/sys/kernel/random/uuid");
+        let number = || std::process::id().to_string();
+        let chosen = self.kubernetes_instance.clone();
+        chosen.unwrap_or_else(|| random().map_or_else(|_| number(), |text| text.trim().to_owned()))
+    }
+}
+
+fn instance(text: &str) -> Result<String, String> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    if (1..=40).contains(&text.len()) && text.bytes().all(is_plain) {
+        Ok(text.to_owned())
+    } else {
+        Err("must be 1 to 40 letters, digits and \"-\", such as a pod's UID".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_instance_is_a_plain_name() {
+        assert_eq!(instance("0f9c1f2e-3b1a-4a3b-8a59-3d5c4fae7d11").unwrap().len(), 36);
+        for wrong in ["", "a/b", "..", "a b", &"x".repeat(41)] {
+            instance(wrong).expect_err(wrong);
+        }
+    }
+}
