@@ -2,11 +2,18 @@
 //!
 //! Asked for by options; without them nothing of this runs. Kubernetes decides who gets what: nothing here allocates.
 
+pub mod allocation;
 pub mod authority;
+pub mod configuration;
+#[cfg(test)]
+mod example;
 mod hpack;
+pub mod inventory;
 pub mod messages;
 pub mod options;
+mod quantity;
 pub mod registration;
+pub mod slices;
 pub mod sockets;
 
 /// The driver's name, for dynamic resource allocation and in front of what it makes.
