@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::sockets::KubeletDirectory;
+use vcuda_core::location::SHARES_ON_HOST;
+use vcuda_shares::{CDI_OF_DAEMONS, LIBRARY_IN_CONTAINER, Places, Store};
 
 /// Being the driver of a Kubernetes node.
 #[derive(Clone, Debug, Args)]
@@ -25,12 +27,42 @@ pub struct KubernetesOptions {
         default_value = "/var/lib/kubelet"
     )]
     pub kubelet_directory: PathBuf,
+    /// How to reach the cluster where this is no pod of it
+    #[arg(long, env = "VCUDA_NODE_KUBECONFIG", value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Where shares are kept. In a container, it must be the node's own directory at the same path, as must be
+    /// those below
+    #[arg(long, env = "VCUDA_NODE_SHARES", value_name = "DIR", default_value = SHARES_ON_HOST)]
+    pub shares: PathBuf,
+    /// Where container runtimes find devices
+    #[arg(long, env = "VCUDA_NODE_CDI", value_name = "DIR", default_value = CDI_OF_DAEMONS)]
+    pub cdi: PathBuf,
+    /// The library that containers are given
+    #[arg(long, env = "VCUDA_NODE_LIBRARY", value_name = "FILE", default_value = LIBRARY_IN_CONTAINER)]
+    pub library: PathBuf,
+    /// For images with an /etc/ld.so.preload of their own: the vcuda command on the node, which adds the library
+    /// to it in place of a mount over it
+    #[arg(long, env = "VCUDA_NODE_MERGE_WITH", value_name = "FILE")]
+    pub merge_with: Option<PathBuf>,
+    /// The CDI kind by whose device, named by its UUID, a container is given the GPU itself; empty for none
+    #[arg(long, env = "VCUDA_NODE_GPU_CDI_KIND", value_name = "KIND", default_value = "nvidia.com/gpu")]
+    pub gpu_cdi_kind: String,
 }
 
 impl KubernetesOptions {
     /// Kubelet's directory.
     pub fn kubelet(&self) -> KubeletDirectory {
         KubeletDirectory::new(&self.kubelet_directory)
+    }
+
+    /// Where shares are, and what containers are given with them.
+    pub fn store(&self) -> Store {
+        Store::open(Places {
+            shares: self.shares.clone(),
+            // A place beside the shares, so that it is on the node as well.
+            preload: self.shares.with_file_name("ld.so.preload"),
+            ..Places::usual(&self.cdi, &self.library)
+        })
     }
 
     /// What distinguishes this agent's sockets from others'; a random one differs each time.
