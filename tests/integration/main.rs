@@ -8,6 +8,7 @@ mod compute_views;
 mod config;
 mod control_file;
 mod faults;
+mod hami;
 mod idle_release;
 mod interception;
 mod languages;

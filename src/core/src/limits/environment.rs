@@ -17,6 +17,13 @@ const HAMI_CORE_LIMIT_VARIABLE: &str = "CUDA_DEVICE_SM_LIMIT";
 const HAMI_CORE_POLICY_VARIABLE: &str = "GPU_CORE_UTILIZATION_POLICY";
 const HAMI_PRIORITY_VARIABLE: &str = "CUDA_TASK_PRIORITY";
 const HAMI_CONTROL_FILE_VARIABLE: &str = "CUDA_DEVICE_MEMORY_SHARED_CACHE";
+const HAMI_VISIBLE_VARIABLE: &str = "NVIDIA_VISIBLE_DEVICES";
+
+/// Variables of HAMi's that ask for what is not done here, and what to know about it.
+const HAMI_UNFOLLOWED: [(&str, &str); 2] = [
+    ("CUDA_DISABLE_CONTROL", "limits hold all the same: to lift them is not for the programs under them"),
+    ("CUDA_OVERSUBSCRIBE", "a limit above the GPU's memory is that memory; nothing is moved to the host"),
+];
 
 /// Keeps our control file apart from the one HAMi's own library would make of the same variable.
 const CONTROL_FILE_SUFFIX: &str = ".vcuda";
@@ -70,6 +77,8 @@ pub(super) fn load_over(overrides: &Overrides, environment: Environment) -> Resu
         .transpose()?;
     if limits.is_empty() {
         limits.source = Source::Nothing;
+    } else {
+        limits.warnings.extend(unfollowed(environment));
     }
     warn_of_small_amounts(&mut limits);
     Ok(limits)
@@ -106,6 +115,15 @@ pub(super) fn warn_of_small_amounts(limits: &mut Limits) {
             ));
         }
     }
+}
+
+/// Says so where a variable asks for what is not done.
+fn unfollowed(environment: Environment) -> impl Iterator<Item = String> {
+    HAMI_UNFOLLOWED.into_iter().filter_map(move |(name, words)| {
+        let text = environment(name)?;
+        let is_on = ["1", "t", "true"].iter().any(|on| text.trim().eq_ignore_ascii_case(on));
+        is_on.then(|| format!("{name}={}: {words}", text.trim()))
+    })
 }
 
 /// Reads HAMi's memory limits as HAMi does: zero means "not set here".
@@ -176,11 +194,26 @@ fn hami_texts(
     if let Some(text) = environment(variable) {
         add(Selector::Every, variable, &text)?;
     }
+    let numbered = hami_numbers(environment);
     for index in 0..HAMI_INDICES {
         let place = format!("{variable}_{index}");
         if let Some(text) = environment(&place) {
-            add(Selector::Index(index), &place, &text)?;
+            let selector = numbered.get(index as usize).cloned().unwrap_or(Selector::Index(index));
+            add(selector, &place, &text)?;
         }
     }
     Ok(())
+}
+
+/// The GPUs that HAMi's numbers mean, in their order; empty where they are `nvidia-smi`'s. Its device plugin counts a
+/// container's GPUs as it lists them for the container runtime, with a memory limit for each: an order that
+/// `nvidia-smi` doesn't follow.
+fn hami_numbers(environment: Environment) -> Vec<Selector> {
+    let listed: Option<Vec<Selector>> = environment(HAMI_VISIBLE_VARIABLE)
+        .and_then(|text| text.split(',').map(Selector::parse_uuid).collect());
+    let listed = listed.unwrap_or_default();
+    let has_limit = |index: usize| environment(&format!("{HAMI_MEMORY_LIMIT_VARIABLE}_{index}")).is_some();
+    let count = (0..HAMI_INDICES as usize).filter(|&index| has_limit(index)).count();
+    let is_each = count == listed.len() && (0..count).all(has_limit);
+    if is_each { listed } else { Vec::new() }
 }

@@ -435,6 +435,43 @@ fn hami_variables_work_as_they_do_there() {
 }
 
 #[test]
+fn hami_numbers_gpus_as_it_lists_them() {
+    let [first, second, third] = [0, 1, 2].map(uuid);
+    let world = |visible: &str, limits: &[&str]| {
+        let names: Vec<_> =
+            (0..limits.len()).map(|index| format!("CUDA_DEVICE_MEMORY_LIMIT_{index}")).collect();
+        let mut variables: Vec<_> = names.iter().map(String::as_str).zip(limits.iter().copied()).collect();
+        variables.push(("NVIDIA_VISIBLE_DEVICES", visible));
+        World::variables(&variables).bytes()
+    };
+    let [one, two, three] = [1, 2, 3].map(|count| Some(count * GIB));
+    assert_eq!(world(&format!("{third},{first}"), &["1g", "2g"]), [two, None, one]);
+    assert_eq!(world(&second, &["3g"]), [None, three, None]);
+    // Numbers of nvidia-smi's, where the list is none of HAMi's making.
+    assert_eq!(world("all", &["1g", "2g"]), [one, two, None]);
+    assert_eq!(world("2,0", &["1g", "2g"]), [one, two, None]);
+    assert_eq!(world(&format!("{third},{first},{second}"), &["1g", "2g"]), [one, two, None]);
+    assert_eq!(world(&third, &["1g", "2g"]), [one, two, None]);
+}
+
+#[test]
+fn what_hami_would_do_and_we_do_not_is_told() {
+    let told = |variables: &[(&str, &str)]| World::variables(variables).load().unwrap().warnings;
+    let limit = ("CUDA_DEVICE_MEMORY_LIMIT_0", "4096m");
+    for name in ["CUDA_DISABLE_CONTROL", "CUDA_OVERSUBSCRIBE"] {
+        for value in ["true", "1", " True "] {
+            let warnings = told(&[limit, (name, value)]);
+            assert!(warnings[0].starts_with(&format!("{name}={}: ", value.trim())), "{warnings:?}");
+            assert_eq!(warnings.len(), 1);
+        }
+        assert!(told(&[limit, (name, "false")]).is_empty());
+        assert!(told(&[(name, "true")]).is_empty(), "nothing is limited");
+    }
+    let bytes = World::variables(&[limit, ("CUDA_DISABLE_CONTROL", "true")]).bytes();
+    assert_eq!(bytes[0], Some(4 * GIB), "a program can't lift its own limit");
+}
+
+#[test]
 fn hami_zero_is_no_limit_and_garbage_is_a_mistake() {
     assert!(World::variables(&[("CUDA_DEVICE_MEMORY_LIMIT", "0")]).load().unwrap().is_unlimited());
     assert!(World::variables(&[("CUDA_DEVICE_MEMORY_LIMIT_0", "0m")]).load().unwrap().is_unlimited());
