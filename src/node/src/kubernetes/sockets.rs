@@ -159,6 +159,15 @@ pub struct Presence {
 }
 
 impl Presence {
+    /// Of a file of somebody else's, as it is now.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn of(path: impl Into<PathBuf>) -> io::Result<Self> {
+        let path = path.into();
+        Ok(Self { identity: identity(&path)?, path })
+    }
+
     /// Whether it is.
     pub fn is_there(&self) -> bool {
         identity(&self.path).is_ok_and(|now| now == self.identity)

@@ -1,0 +1,242 @@
+//! What slices become, on a store of a test's own.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use vcuda_core::device::Uuid;
+use vcuda_shares::{MadeBy, Places, Store, Wanted};
+
+use super::super::inventory::{Gpu, Inventory};
+use super::answer::answer;
+use super::checkpoint::{FILE, Held};
+use super::cut::device_id;
+use super::grants::Grants;
+use super::{RESOURCE, service};
+
+const GIB: u64 = 1 << 30;
+
+/// A GPU whose UUID is made of one number.
+pub fn gpu(number: u8, memory_bytes: u64) -> Gpu {
+    Gpu {
+        uuid: Uuid::gpu([number; 16]),
+        index: u32::from(number),
+        product: "Test".to_owned(),
+        architecture: None,
+        compute_capability: None,
+        memory_bytes,
+        pci_bus_id: None,
+        pcie_root: None,
+        numa_node: Some(i64::from(number)),
+        mig_parent: None,
+        trouble: None,
+    }
+}
+
+struct Node {
+    directory: TempDir,
+    inventory: Inventory,
+    grants: Grants,
+}
+
+impl Node {
+    /// Two GPUs of 80 GiB, cut as `cut` says.
+    fn new(cut: &str, kept: Duration) -> Node {
+        let directory = tempfile::tempdir().unwrap();
+        let library = directory.path().join("libvcuda.so");
+        fs::write(&library, "").unwrap();
+        let places = Places {
+            shares: directory.path().join("shares"),
+            cdi: directory.path().join("cdi"),
+            preload: directory.path().join("ld.so.preload"),
+            library,
+        };
+        let grants = Grants::new(Store::open(places), cut.parse().unwrap(), kept);
+        let gpus = vec![gpu(1, 80 * GIB), gpu(2, 80 * GIB)];
+        Node { directory, inventory: Inventory { gpus, ..Inventory::default() }, grants }
+    }
+
+    fn allocate(&self, slices: &[(u8, u32)]) -> Result<Vec<vcuda_shares::Share>, String> {
+        self.grants.allocate(&self.inventory, &ids(slices))
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.grants.store().list().unwrap().iter().map(|share| share.name().to_owned()).collect()
+    }
+
+    /// Looks through the shares while kubelet's record has these containers' slices.
+    fn reclaim(&self, containers: &[&[(u8, u32)]]) -> Vec<String> {
+        let entries: Vec<_> = containers
+            .iter()
+            .map(|slices| serde_json::json!({ "ResourceName": RESOURCE, "DeviceIDs": { "-1": ids(slices) } }))
+            .collect();
+        let record = serde_json::json!({ "Data": { "PodDeviceEntries": entries } });
+        let path = self.directory.path().join(FILE);
+        fs::write(&path, record.to_string()).unwrap();
+        self.grants.reclaim(Held::read(&path, RESOURCE).unwrap().as_ref()).unwrap().removed
+    }
+}
+
+fn ids(slices: &[(u8, u32)]) -> Vec<String> {
+    slices.iter().map(|&(gpu, number)| device_id(Uuid::gpu([gpu; 16]), number)).collect()
+}
+
+#[test]
+fn slices_become_one_share_of_their_gpu() {
+    let node = Node::new("8", Duration::ZERO);
+    let [share] = &node.allocate(&[(1, 6), (1, 2)]).unwrap()[..] else { panic!("one share") };
+    let (memory, cores) = share.granted().unwrap();
+    assert_eq!((memory, cores.map(|cores| cores.ppm())), (Some(20 * GIB), Some(250_000)));
+    assert_eq!(share.wanted.made_by, MadeBy::Plugin);
+    // Asked again for the same: the same share, new if nobody uses it.
+    let [again] = &node.allocate(&[(1, 2), (1, 6)]).unwrap()[..] else { panic!("one share") };
+    assert_eq!(again, share);
+    let all: Vec<(u8, u32)> = (0..8).map(|number| (2, number)).collect();
+    let [whole] = &node.allocate(&all).unwrap()[..] else { panic!("one share") };
+    assert_eq!(whole.granted().unwrap(), (Some(80 * GIB), None));
+    assert_eq!(node.names().len(), 2);
+}
+
+#[test]
+fn an_earlier_containers_changes_are_not_the_next_ones() {
+    let node = Node::new("8", Duration::ZERO);
+    let share = node.allocate(&[(1, 0)]).unwrap().remove(0);
+    // Open, so that its number is not given to another file.
+    let control = fs::File::open(share.control_file()).unwrap();
+    let text = fs::read_to_string(share.limits_file()).unwrap();
+    fs::write(share.limits_file(), text.replace("10GiB", "60GiB")).unwrap();
+    assert_eq!(share.granted().unwrap().0, Some(60 * GIB));
+    let next = node.allocate(&[(1, 0)]).unwrap().remove(0);
+    assert_eq!(next.granted().unwrap().0, Some(10 * GIB));
+    let numbers = [control.metadata(), fs::metadata(next.control_file())].map(|file| file.unwrap().ino());
+    assert_ne!(numbers[0], numbers[1], "counters begin anew");
+}
+
+#[test]
+fn what_can_not_be_given_is_refused_with_words() {
+    let mut node = Node::new("8", Duration::ZERO);
+    let refused = |node: &Node, slices: &[(u8, u32)], words: &str| {
+        let what = node.allocate(slices).expect_err("given");
+        assert!(what.contains(words), "{what}");
+        assert!(node.names().is_empty());
+    };
+    refused(&node, &[(1, 0), (2, 0)], "are on 2 GPUs, and one container's must be on 1");
+    refused(&node, &[], "no slice was asked for");
+    refused(&node, &[(1, 8)], "has 8 slices only; kubelet knows an older cut");
+    refused(&node, &[(1, 3), (1, 3)], "asked for twice");
+    refused(&node, &[(3, 0)], "this node has no GPU-03030303");
+    node.inventory.gpus[0].trouble = Some("it fell off the bus".to_owned());
+    refused(&node, &[(1, 0)], "is not given to anybody: it fell off the bus");
+    let what = node.grants.allocate(&node.inventory, &["GPU-1".to_owned()]).expect_err("given");
+    assert!(what.contains("\"GPU-1\" is no slice"), "{what}");
+    // More than one GPU has, on as few as hold them.
+    node.inventory.gpus[0].trouble = None;
+    let many: Vec<(u8, u32)> = (0..8).map(|number| (1, number)).chain([(2, 5)]).collect();
+    assert_eq!(node.allocate(&many).unwrap().len(), 2);
+}
+
+#[test]
+fn what_others_were_promised_is_left_to_them() {
+    let node = Node::new("8", Duration::ZERO);
+    let mut half = Wanted::new("half", Uuid::gpu([1; 16]), MadeBy::Cli);
+    half.memory_bytes = Some(40 * GIB);
+    node.grants.store().create(&half).unwrap();
+    node.allocate(&[(1, 0), (1, 1), (1, 2)]).unwrap();
+    node.allocate(&[(1, 3)]).unwrap();
+    let what = node.allocate(&[(1, 4)]).expect_err("promised twice");
+    assert!(what.contains("has 40GiB promised to shares that are no slices of this cut (half)"), "{what}");
+    node.allocate(&[(2, 4)]).unwrap();
+    // An init container's slices are those of the container after it: promised once.
+    node.allocate(&[(1, 0), (1, 1)]).unwrap();
+}
+
+#[test]
+fn shares_are_kept_for_as_long_as_kubelet_knows_them() {
+    let node = Node::new("8", Duration::from_millis(50));
+    let init = node.allocate(&[(1, 0), (1, 1)]).unwrap().remove(0);
+    let main = node.allocate(&[(1, 0)]).unwrap().remove(0);
+    let mut cli = Wanted::new("half", Uuid::gpu([2; 16]), MadeBy::Cli);
+    cli.memory_bytes = Some(GIB);
+    node.grants.store().create(&cli).unwrap();
+    let pause = || std::thread::sleep(Duration::from_millis(60));
+    // Not yet written down.
+    assert!(node.reclaim(&[]).is_empty());
+    // Written down: time does nothing to them.
+    let (both, one): (&[(u8, u32)], &[(u8, u32)]) = (&[(1, 0), (1, 1)], &[(1, 0)]);
+    for _ in 0..3 {
+        pause();
+        assert!(node.reclaim(&[both, one]).is_empty());
+    }
+    // A record that says nothing removes nothing.
+    assert!(node.grants.reclaim(None).unwrap().removed.is_empty());
+    // The pod has only its second container any more.
+    assert!(node.reclaim(&[one]).is_empty(), "not at once");
+    pause();
+    assert_eq!(node.reclaim(&[one]), [init.name()]);
+    assert!(!init.directory.exists() && !init.cdi_file().exists());
+    // Given anew just before it would be removed.
+    assert!(node.reclaim(&[]).is_empty());
+    pause();
+    node.allocate(&[(1, 0)]).unwrap();
+    assert!(node.reclaim(&[]).is_empty());
+    pause();
+    assert_eq!(node.reclaim(&[]), [main.name()]);
+    assert_eq!(node.names(), ["half"], "others' shares are others' business");
+}
+
+#[test]
+fn what_containers_need_is_there_again_after_the_machines_restart() {
+    let node = Node::new("8", Duration::ZERO);
+    let share = node.allocate(&[(1, 0)]).unwrap().remove(0);
+    fs::remove_dir_all(&node.grants.store().places().cdi).unwrap();
+    assert_eq!(node.grants.reclaim(None).unwrap().restored, [share.name()]);
+    assert!(share.cdi_file().exists());
+}
+
+#[test]
+fn the_answer_has_all_that_a_share_is_with_cdi_and_without() {
+    let node = Node::new("8", Duration::ZERO);
+    let shares = node.allocate(&[(1, 7)]).unwrap();
+    let (share, places) = (&shares[0], node.grants.store().places());
+    let with = answer(&shares, places, true);
+    let names: Vec<&str> = with.cdi_devices.iter().map(|device| device.name.as_str()).collect();
+    let gpu = Uuid::gpu([1; 16]).to_string();
+    assert_eq!(names, [format!("nvidia.com/gpu={gpu}"), share.cdi_id()]);
+    assert_eq!(with.envs["NVIDIA_VISIBLE_DEVICES"], gpu);
+    // The very mounts that the share's CDI file has.
+    let cdi: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(share.cdi_file()).unwrap()).unwrap();
+    let mut by_cdi: Vec<_> = cdi["devices"][0]["containerEdits"]["mounts"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|mount| {
+            let is_read_only = mount["options"].as_array().unwrap().contains(&"ro".into());
+            (mount["hostPath"].as_str().unwrap(), mount["containerPath"].as_str().unwrap(), is_read_only)
+        })
+        .collect();
+    let mut by_kubelet: Vec<_> = with
+        .mounts
+        .iter()
+        .map(|mount| (mount.host_path.as_str(), mount.container_path.as_str(), mount.read_only))
+        .collect();
+    by_cdi.sort_unstable();
+    by_kubelet.sort_unstable();
+    assert_eq!(by_cdi, by_kubelet);
+    let without = answer(&shares, places, false);
+    assert!(without.cdi_devices.is_empty());
+    assert_eq!((without.mounts, without.envs), (with.mounts, with.envs));
+}
+
+#[test]
+fn all_slices_are_told_with_their_health() {
+    let mut node = Node::new("40GiB", Duration::ZERO);
+    node.inventory.gpus[1].trouble = Some("gone".to_owned());
+    let devices = service::devices(&node.inventory, &node.grants);
+    let told: Vec<_> = devices.iter().map(|device| (device.id.clone(), device.health.as_str())).collect();
+    let ids = ids(&[(1, 0), (1, 1), (2, 0), (2, 1)]);
+    let health = ["Healthy", "Healthy", "Unhealthy", "Unhealthy"];
+    assert_eq!(told, ids.into_iter().zip(health).collect::<Vec<_>>());
+    assert_eq!(devices[2].topology.as_ref().unwrap().nodes[0].id, 2);
+}
