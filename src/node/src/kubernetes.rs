@@ -14,6 +14,7 @@ mod hpack;
 pub mod inventory;
 pub mod messages;
 pub mod options;
+pub mod plugin;
 pub mod prepare;
 pub mod publish;
 mod quantity;
@@ -64,11 +65,21 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// # Errors
 /// Where the options can't be followed at all.
 pub async fn start(jobs: &mut Jobs, options: &KubernetesOptions) -> anyhow::Result<()> {
+    let slices = options.slices();
+    if slices.is_none() && options.kubernetes_node.is_none() {
+        return Ok(());
+    }
+    let (sender, inventory) = watch::channel(None);
+    jobs.start("inventory", inventory::PATIENCE, move |pulse| inventory::run(sender.clone(), pulse));
+    if let Some(slices) = slices {
+        let inventory = inventory.clone();
+        jobs.start("device_plugin", plugin::PATIENCE, move |pulse| {
+            plugin::run(slices.clone(), inventory.clone(), pulse)
+        });
+    }
     let Some(node) = options.kubernetes_node.clone() else { return Ok(()) };
     let instance = options.instance();
     let cluster = Cluster::connect(options.kubeconfig.as_deref(), &node).await?;
-    let (sender, inventory) = watch::channel(None);
-    jobs.start("inventory", inventory::PATIENCE, move |pulse| inventory::run(sender.clone(), pulse));
 
     let lock = options.kubelet().plugin(DRIVER).join("lock");
     let publisher =

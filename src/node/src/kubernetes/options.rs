@@ -1,10 +1,13 @@
 //! What the agent was asked to be in a Kubernetes node.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 
+use super::plugin::{self, Cut};
 use super::sockets::KubeletDirectory;
+use crate::options::Switch;
 use vcuda_core::location::SHARES_ON_HOST;
 use vcuda_shares::{CDI_OF_DAEMONS, LIBRARY_IN_CONTAINER, Places, Store};
 
@@ -47,6 +50,27 @@ pub struct KubernetesOptions {
     /// The CDI kind by whose device, named by its UUID, a container is given the GPU itself; empty for none
     #[arg(long, env = "VCUDA_NODE_GPU_CDI_KIND", value_name = "KIND", default_value = "nvidia.com/gpu")]
     pub gpu_cdi_kind: String,
+    /// For clusters without dynamic resource allocation: cut each GPU into so many equal slices (8), or into
+    /// slices of so much memory (10GiB), that pods ask for as vcuda.dev/slice
+    #[arg(
+        long,
+        env = "VCUDA_NODE_KUBERNETES_SLICES",
+        value_name = "CUT",
+        conflicts_with = "kubernetes_node"
+    )]
+    pub kubernetes_slices: Option<Cut>,
+    /// Whether the device plugin names CDI devices too, beside mounts and the variable of NVIDIA's runtime
+    #[arg(long, env = "VCUDA_NODE_KUBERNETES_SLICES_CDI", value_name = "SWITCH", default_value = "on")]
+    pub kubernetes_slices_cdi: Switch,
+    /// How long a share of slices is kept after kubelet has forgotten its container
+    #[arg(
+        long,
+        env = "VCUDA_NODE_KUBERNETES_SLICES_KEPT",
+        value_name = "TIME",
+        default_value = "60s",
+        value_parser = humantime::parse_duration
+    )]
+    pub kubernetes_slices_kept: Duration,
 }
 
 impl KubernetesOptions {
@@ -62,6 +86,19 @@ impl KubernetesOptions {
             // A place beside the shares, so that it is on the node as well.
             preload: self.shares.with_file_name("ld.so.preload"),
             ..Places::usual(&self.cdi, &self.library)
+        })
+    }
+
+    /// What the device plugin is to be, if there is to be one.
+    pub fn slices(&self) -> Option<plugin::Setup> {
+        Some(plugin::Setup {
+            cut: self.kubernetes_slices?,
+            kubelet: self.kubelet(),
+            instance: self.instance(),
+            store: self.store(),
+            gpu_cdi_kind: self.gpu_cdi_kind.clone(),
+            cdi: self.kubernetes_slices_cdi == Switch::On,
+            kept: self.kubernetes_slices_kept,
         })
     }
 

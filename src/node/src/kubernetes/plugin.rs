@@ -25,7 +25,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tracing::{debug, info, warn};
-use vcuda_shares::{Places, Store};
+use vcuda_shares::Store;
 
 use self::checkpoint::Held;
 pub use self::cut::Cut;
@@ -61,7 +61,9 @@ pub struct Setup {
     /// How GPUs are cut.
     pub cut: Cut,
     /// Where shares are.
-    pub places: Places,
+    pub store: Store,
+    /// The CDI kind of the GPUs themselves; empty for none.
+    pub gpu_cdi_kind: String,
     /// Whether CDI devices are named.
     pub cdi: bool,
     /// How long a share is kept that kubelet does not know.
@@ -79,7 +81,7 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let directory = setup.kubelet.device_plugins();
     setup.kubelet.require(&directory)?;
-    let grants = Arc::new(Grants::new(Store::open(setup.places.clone()), setup.cut, setup.kept));
+    let grants = Arc::new(Grants::new(setup.store, setup.cut, setup.kept));
     // What kubelet starts again after the machine's restart needs its shares at once.
     reclaim(&grants, None).await;
     // A list from before the driver was asked would take slices from pods that have them.
@@ -100,7 +102,7 @@ pub async fn run(
         let service = Service {
             grants: Arc::clone(&grants),
             inventory: inventory.clone(),
-            cdi: setup.cdi,
+            cdi: setup.cdi.then(|| setup.gpu_cdi_kind.clone()),
             listeners: Arc::clone(&listeners),
             stop: stop.clone(),
         };

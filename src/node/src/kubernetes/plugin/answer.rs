@@ -14,12 +14,10 @@ use super::super::messages::device_plugin::{CdiDevice, ContainerAllocateResponse
 const PRELOAD_IN_CONTAINER: &str = "/etc/ld.so.preload";
 /// Which GPUs NVIDIA's runtime brings into a container.
 const VISIBLE_VARIABLE: &str = "NVIDIA_VISIBLE_DEVICES";
-/// Vendor and class of NVIDIA's own CDI devices, which are named by UUID too.
-const GPU_KIND: &str = "nvidia.com/gpu";
 
-/// The answer for a container with these shares. Without `cdi`, it is for kubelets and runtimes that don't know CDI, or
-/// have no `nvidia.com/gpu`.
-pub fn answer(shares: &[Share], places: &Places, cdi: bool) -> ContainerAllocateResponse {
+/// The answer for a container with these shares. `cdi` is the kind of the GPUs' own CDI devices, which are named by UUID, or
+/// empty where there are none; without it, nothing of CDI is answered.
+pub fn answer(shares: &[Share], places: &Places, cdi: Option<&str>) -> ContainerAllocateResponse {
     let mut mounts = vec![
         mount(&places.library, LIBRARY_IN_CONTAINER, true),
         mount(&places.preload, PRELOAD_IN_CONTAINER, true),
@@ -30,8 +28,10 @@ pub fn answer(shares: &[Share], places: &Places, cdi: bool) -> ContainerAllocate
         mounts.push(mount(&share.limits_file(), &format!("{SHARES_DIRECTORY}/{name}.json"), true));
         let control = format!("{SHARES_IN_CONTAINER}/{name}/{SHARE_CONTROL_FILE}");
         mounts.push(mount(&share.control_file(), &control, false));
-        if cdi {
-            cdi_devices.push(CdiDevice { name: format!("{GPU_KIND}={}", share.wanted.gpu_uuid) });
+        if let Some(gpu_kind) = cdi {
+            if !gpu_kind.is_empty() {
+                cdi_devices.push(CdiDevice { name: format!("{gpu_kind}={}", share.wanted.gpu_uuid) });
+            }
             cdi_devices.push(CdiDevice { name: share.cdi_id() });
         }
     }

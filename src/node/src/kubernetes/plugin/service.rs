@@ -39,8 +39,8 @@ pub struct Service {
     pub grants: Arc<Grants>,
     /// What there is.
     pub inventory: Receiver<Option<Arc<Inventory>>>,
-    /// Whether CDI devices are named.
-    pub cdi: bool,
+    /// The CDI kind of GPUs, empty for none of theirs; `None` for no CDI at all.
+    pub cdi: Option<String>,
     /// How many lists are being sent.
     pub listeners: Arc<AtomicUsize>,
     /// Ends the lists.
@@ -100,7 +100,7 @@ impl DevicePlugin for Service {
             for share in &shares {
                 info!("a container has the share {} now", share.name());
             }
-            container_responses.push(answer(&shares, self.grants.store().places(), self.cdi));
+            container_responses.push(answer(&shares, self.grants.store().places(), self.cdi.as_deref()));
         }
         Ok(Response::new(AllocateResponse { container_responses }))
     }

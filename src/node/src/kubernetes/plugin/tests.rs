@@ -199,7 +199,7 @@ fn the_answer_has_all_that_a_share_is_with_cdi_and_without() {
     let node = Node::new("8", Duration::ZERO);
     let shares = node.allocate(&[(1, 7)]).unwrap();
     let (share, places) = (&shares[0], node.grants.store().places());
-    let with = answer(&shares, places, true);
+    let with = answer(&shares, places, Some("nvidia.com/gpu"));
     let names: Vec<&str> = with.cdi_devices.iter().map(|device| device.name.as_str()).collect();
     let gpu = Uuid::gpu([1; 16]).to_string();
     assert_eq!(names, [format!("nvidia.com/gpu={gpu}"), share.cdi_id()]);
@@ -224,7 +224,9 @@ fn the_answer_has_all_that_a_share_is_with_cdi_and_without() {
     by_cdi.sort_unstable();
     by_kubelet.sort_unstable();
     assert_eq!(by_cdi, by_kubelet);
-    let without = answer(&shares, places, false);
+    let own_only = answer(&shares, places, Some("")).cdi_devices;
+    assert_eq!(own_only.iter().map(|device| &*device.name).collect::<Vec<_>>(), [share.cdi_id()]);
+    let without = answer(&shares, places, None);
     assert!(without.cdi_devices.is_empty());
     assert_eq!((without.mounts, without.envs), (with.mounts, with.envs));
 }
