@@ -14,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 GENERATED = ROOT / "target/tools/kubernetes/messages"
-PATIENCE_S = 8
+PATIENCE_S = 60
 
 
 def messages():

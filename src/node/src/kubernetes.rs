@@ -34,6 +34,7 @@ use tonic::service::Routes;
 use tracing::warn;
 
 use crate::jobs::{Jobs, Pulse};
+use crate::options::Options;
 use cluster::Cluster;
 use driver::Driver;
 use inventory::Inventory;
@@ -64,8 +65,9 @@ const PATIENCE: Duration = Duration::from_secs(120);
 ///
 /// # Errors
 /// Where the options can't be followed at all.
-pub async fn start(jobs: &mut Jobs, options: &KubernetesOptions) -> anyhow::Result<()> {
-    let slices = options.slices();
+pub async fn start(jobs: &mut Jobs, all: &Options) -> anyhow::Result<()> {
+    let options = &all.kubernetes;
+    let slices = options.slices(&all.shares);
     if slices.is_none() && options.kubernetes_node.is_none() {
         return Ok(());
     }
@@ -86,7 +88,8 @@ pub async fn start(jobs: &mut Jobs, options: &KubernetesOptions) -> anyhow::Resu
         Publisher { node: node.clone(), cluster: cluster.clone(), inventory: inventory.clone(), lock };
     jobs.start("resource_slices", publish::PATIENCE, move |pulse| publish::run(publisher.clone(), pulse));
 
-    let preparer = Preparer::new(options.store(), options.gpu_cdi_kind.clone(), options.merge_with.clone());
+    let preparer =
+        Preparer::new(options.store(&all.shares), options.gpu_cdi_kind.clone(), options.merge_with.clone());
     let driver = Arc::new(Driver::new(node.clone(), cluster, preparer, inventory.clone()));
     let swept = Arc::clone(&driver);
     jobs.start("claims", PATIENCE, move |pulse| sweep_now_and_then(Arc::clone(&swept), pulse));

@@ -67,7 +67,7 @@ async fn serve_until_told_to_end(options: Options) -> anyhow::Result<()> {
     jobs.start("devices", devices::PATIENCE, move |pulse| devices::run(devices_sender.clone(), pulse));
 
     let (status_sender, status) = watch::channel(Status::default());
-    vcuda_node::kubernetes::start(&mut jobs, &options.kubernetes).await?;
+    vcuda_node::kubernetes::start(&mut jobs, &options).await?;
     let is_on = options.idle_release == Switch::On;
     if is_on {
         let (places, readings) = (Places::of(&options), readings.clone());

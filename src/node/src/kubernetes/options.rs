@@ -1,6 +1,6 @@
 //! What the agent was asked to be in a Kubernetes node.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
@@ -8,7 +8,6 @@ use clap::Args;
 use super::plugin::{self, Cut};
 use super::sockets::KubeletDirectory;
 use crate::options::Switch;
-use vcuda_core::location::SHARES_ON_HOST;
 use vcuda_shares::{CDI_OF_DAEMONS, LIBRARY_IN_CONTAINER, Places, Store};
 
 /// Being the driver of a Kubernetes node.
@@ -33,11 +32,8 @@ pub struct KubernetesOptions {
     /// How to reach the cluster where this is no pod of it
     #[arg(long, env = "VCUDA_NODE_KUBECONFIG", value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
-    /// Where shares are kept. In a container, it must be the node's own directory at the same path, as must be
-    /// those below
-    #[arg(long, env = "VCUDA_NODE_SHARES", value_name = "DIR", default_value = SHARES_ON_HOST)]
-    pub shares: PathBuf,
-    /// Where container runtimes find devices
+    /// Where container runtimes find devices. In a container, this must be the node's own directory at the same
+    /// path, as must be kubelet's and the shares'
     #[arg(long, env = "VCUDA_NODE_CDI", value_name = "DIR", default_value = CDI_OF_DAEMONS)]
     pub cdi: PathBuf,
     /// The library that containers are given
@@ -79,23 +75,23 @@ impl KubernetesOptions {
         KubeletDirectory::new(&self.kubelet_directory)
     }
 
-    /// Where shares are, and what containers are given with them.
-    pub fn store(&self) -> Store {
+    /// The shares in the directory `shares`, and what containers are given with them.
+    pub fn store(&self, shares: &Path) -> Store {
         Store::open(Places {
-            shares: self.shares.clone(),
-            // A place beside the shares, so that it is on the node as well.
-            preload: self.shares.with_file_name("ld.so.preload"),
+            shares: shares.to_owned(),
+            // Beside the shares, so that it is on the node as well.
+            preload: shares.with_file_name("ld.so.preload"),
             ..Places::usual(&self.cdi, &self.library)
         })
     }
 
     /// What the device plugin is to be, if there is to be one.
-    pub fn slices(&self) -> Option<plugin::Setup> {
+    pub fn slices(&self, shares: &Path) -> Option<plugin::Setup> {
         Some(plugin::Setup {
             cut: self.kubernetes_slices?,
             kubelet: self.kubelet(),
             instance: self.instance(),
-            store: self.store(),
+            store: self.store(shares),
             gpu_cdi_kind: self.gpu_cdi_kind.clone(),
             cdi: self.kubernetes_slices_cdi == Switch::On,
             kept: self.kubernetes_slices_kept,

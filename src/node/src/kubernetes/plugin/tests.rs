@@ -2,18 +2,27 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use tempfile::TempDir;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Status};
 use vcuda_core::device::Uuid;
 use vcuda_shares::{MadeBy, Places, Store, Wanted};
 
 use super::super::inventory::{Gpu, Inventory};
+use super::super::messages::device_plugin::device_plugin_server::DevicePlugin;
+use super::super::messages::device_plugin::{Empty, ListAndWatchResponse};
+use super::RESOURCE;
 use super::answer::answer;
 use super::checkpoint::{FILE, Held};
 use super::cut::device_id;
 use super::grants::Grants;
-use super::{RESOURCE, service};
+use super::service::{self, Service};
 
 const GIB: u64 = 1 << 30;
 
@@ -163,17 +172,17 @@ fn shares_are_kept_for_as_long_as_kubelet_knows_them() {
     // Not yet written down.
     assert!(node.reclaim(&[]).is_empty());
     // Written down: time does nothing to them.
-    let (both, one): (&[(u8, u32)], &[(u8, u32)]) = (&[(1, 0), (1, 1)], &[(1, 0)]);
+    let (both, one) = ([(1, 0), (1, 1)], [(1, 0)]);
     for _ in 0..3 {
         pause();
-        assert!(node.reclaim(&[both, one]).is_empty());
+        assert!(node.reclaim(&[&both, &one]).is_empty());
     }
     // A record that says nothing removes nothing.
     assert!(node.grants.reclaim(None).unwrap().removed.is_empty());
     // The pod has only its second container any more.
-    assert!(node.reclaim(&[one]).is_empty(), "not at once");
+    assert!(node.reclaim(&[&one]).is_empty(), "not at once");
     pause();
-    assert_eq!(node.reclaim(&[one]), [init.name()]);
+    assert_eq!(node.reclaim(&[&one]), [init.name()]);
     assert!(!init.directory.exists() && !init.cdi_file().exists());
     // Given anew just before it would be removed.
     assert!(node.reclaim(&[]).is_empty());
@@ -241,4 +250,38 @@ fn all_slices_are_told_with_their_health() {
     let health = ["Healthy", "Healthy", "Unhealthy", "Unhealthy"];
     assert_eq!(told, ids.into_iter().zip(health).collect::<Vec<_>>());
     assert_eq!(devices[2].topology.as_ref().unwrap().nodes[0].id, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_is_sent_again_with_each_change_and_ends_with_the_socket() {
+    let Node { inventory, grants, directory } = Node::new("1", Duration::ZERO);
+    let (sender, receiver) = watch::channel(Some(Arc::new(inventory.clone())));
+    let (listeners, stop) = (Arc::new(AtomicUsize::new(0)), CancellationToken::new());
+    let service = Service {
+        grants: Arc::new(grants),
+        inventory: receiver,
+        cdi: None,
+        listeners: Arc::clone(&listeners),
+        stop: stop.clone(),
+    };
+    let mut list = service.list_and_watch(Request::new(Empty {})).await.unwrap().into_inner();
+    assert_eq!(listeners.load(Ordering::Relaxed), 1);
+    let health = |answer: Option<Result<ListAndWatchResponse, Status>>| -> Vec<String> {
+        answer.unwrap().unwrap().devices.into_iter().map(|device| device.health).collect()
+    };
+    assert_eq!(health(list.next().await), ["Healthy", "Healthy"]);
+    let mut ill = inventory;
+    ill.gpus[0].trouble = Some("gone".to_owned());
+    sender.send_replace(Some(Arc::new(ill)));
+    assert_eq!(health(list.next().await), ["Unhealthy", "Healthy"]);
+    assert_eq!(
+        health(list.next().await),
+        ["Unhealthy", "Healthy"],
+        "again after a while, though nothing changed"
+    );
+    stop.cancel();
+    assert!(list.next().await.is_none());
+    drop(list);
+    assert_eq!(listeners.load(Ordering::Relaxed), 0);
+    drop(directory);
 }
