@@ -17,6 +17,9 @@ mod places;
 mod promises;
 mod record;
 mod share;
+#[cfg(feature = "steps")]
+pub mod step;
+#[cfg(not(feature = "steps"))]
 mod step;
 mod store;
 #[cfg(test)]

@@ -2,14 +2,17 @@
 //!
 //! Nothing happens there; tests end the operation at every one of them in turn.
 
-#[cfg(not(test))]
+#[cfg(not(any(test, feature = "steps")))]
 #[inline]
 pub(crate) fn done() {}
 
-#[cfg(test)]
+#[cfg(any(test, feature = "steps"))]
 pub(crate) use counted::done;
 
-#[cfg(test)]
+#[cfg(any(test, feature = "steps"))]
+pub use counted::killed_after;
+
+#[cfg(any(test, feature = "steps"))]
 pub(crate) mod counted {
     use std::cell::Cell;
     use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -31,7 +34,7 @@ pub(crate) mod counted {
 
     /// Runs `operation` until it has made `steps` changes; `None` if it was ended there. It has nothing that cleans up
     /// after it but its lock, which a killed process loses as well.
-    pub(crate) fn killed_after<T>(steps: u32, operation: impl FnOnce() -> T) -> Option<T> {
+    pub fn killed_after<T>(steps: u32, operation: impl FnOnce() -> T) -> Option<T> {
         LEFT.set(steps);
         let result = catch_unwind(AssertUnwindSafe(operation));
         LEFT.set(u32::MAX);

@@ -1,0 +1,6 @@
+//! The agent as a node's driver: claims as the API server has them, calls as kubelet makes them, and deaths on the way.
+
+mod claims;
+mod deaths;
+mod publishing;
+mod world;
