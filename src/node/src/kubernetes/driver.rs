@@ -195,6 +195,7 @@ impl Driver {
                 for name in &swept.restored {
                     info!("share {name} is shown to container runtimes again");
                 }
+                debug!("all shares have been looked through");
                 !swept.removed.is_empty()
             }
             Err(error) => {

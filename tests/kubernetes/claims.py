@@ -1,0 +1,177 @@
+"""The driver as a process before a kubelet in Python: registration, claims, deaths, restarts, and what is missing."""
+
+import random
+import subprocess
+import time
+
+from dra_kubelet import ROOT, Later, claim
+from driver_node import SLICES, Node, result
+
+KILLS = 40
+HEALTHY = 1
+
+
+def checks(build_first=True):
+    """Each check: whether it is as it should be, what it is, and more about it."""
+    if build_first:
+        packages = [f"--package={name}" for name in ("vcuda-node", "vcuda-fake-cluster")]
+        subprocess.run(["cargo", "build", "--quiet", *packages], cwd=ROOT, check=True)
+        subprocess.run([ROOT / "scripts/fake-driver"], check=True, stdout=subprocess.DEVNULL)
+    for check in (life, absences, two_agents, deaths):
+        yield from check()
+
+
+def life():
+    with Node() as node:
+        node.kubelet.start()
+        agent = node.agent()
+        driver = node.kubelet.meet()
+        info = driver.info
+        yield (info.type == "DRAPlugin" and info.name == "gpu.vcuda.dev" and list(info.supported_versions) == ["v1.DRAPlugin"],
+               "kubelet registers the driver, though it calls a socket's path", info.name)
+        agent.wait_for_log("kubelet has registered gpu.vcuda.dev")
+        devices = node.devices()
+        attributes = devices[0]["attributes"]
+        yield (len(devices) == 2 and attributes["cudaComputeCapability"] == {"version": "9.0.0"},
+               "the GPUs are published", attributes["productName"]["string"])
+        names = [device["name"] for device in devices]
+        yield driver.health() == dict.fromkeys(names, HEALTHY), "kubelet is told that they are healthy", ""
+
+        node.put_claim("train", "uid-1", result(names[0], "12Gi", "30", 1), result(names[1], "1Gi", "5", 2, "other"))
+        answer = driver.prepare(claim("train", "uid-1"), claim("none", "uid-2"))
+        ids = [list(device.cdi_device_ids) for device in answer["uid-1"].devices]
+        uuid = attributes["uuid"]["string"]
+        yield (ids[0] == [f"nvidia.com/gpu={uuid}", "vcuda.dev/share=claim-uid-1-0"] and len(ids) == 2,
+               "a claim is prepared", " ".join(ids[0]))
+        yield "no such claim" in answer["uid-2"].error, "another one beside it is refused", answer["uid-2"].error
+        again = driver.prepare(claim("train", "uid-1"))["uid-1"]
+        yield again == answer["uid-1"], "and prepared again to the same", ""
+        names_of = {"claim-uid-1-0", "claim-uid-1-1"}
+        yield node.shares() == (names_of, names_of, set()), "its shares are there and shown to container runtimes", ""
+
+        # Kubelet deletes the slices of its node when it starts; then it finds the same sockets.
+        node.ask("DELETE", SLICES)
+        yield len(node.devices()) == 2, "slices that kubelet deletes are published again", ""
+        driver.close()
+        driver = node.kubelet.meet()
+        yield driver.prepare(claim("train", "uid-1"))["uid-1"] == again, "a kubelet that was started anew is answered", ""
+        errors = driver.unprepare(claim("train", "uid-1"), claim("none", "uid-2"))
+        yield (errors == {"uid-1": "", "uid-2": ""} and node.shares() == (set(), set(), set()),
+               "claims are unprepared, with nothing left", "")
+
+        # The sockets' directory is emptied by somebody.
+        for socket in node.kubelet.sockets():
+            socket.unlink()
+        driver.close()
+        driver = node.kubelet.meet()
+        yield driver.unprepare(claim("train", "uid-1"))["uid-1"] == "", "sockets that are removed are made anew", ""
+        driver.close()
+        code = agent.end()
+        left = list(node.kubelet.directory.rglob("*.sock"))
+        yield code == 0 and not left, "it ends when it is told to, and takes its sockets along", ""
+
+
+def absences():
+    with Node() as node:
+        agent = node.agent()
+        agent.wait_for_log("plugins_registry is missing: kubelet makes it when it starts")
+        node.kubelet.start()
+        node.kubelet.meet().close()
+        yield True, "without kubelet's directory it says so, and goes on when there is one", ""
+        agent.kill()
+        yield len(node.kubelet.sockets()) == 1, "killed, it leaves a socket", ""
+        agent = node.agent()
+        driver = node.kubelet.meet()
+        yield len(node.kubelet.sockets()) == 1, "which the next one removes", ""
+        devices = node.devices()
+        driver.close()
+        agent.end()
+
+        nothing = {name: value for name, value in node.environment.items() if name != "LD_LIBRARY_PATH"}
+        agent = node.agent(environment=nothing)
+        driver = node.kubelet.meet()
+        node.wait_for(lambda: not node.slices()[0]["spec"].get("devices"), "an empty slice")
+        node.put_claim("train", "uid-1", result(devices[0]["name"], "1Gi", "5", 1))
+        error = driver.prepare(claim("train", "uid-1"))["uid-1"].error
+        yield "libnvidia-ml.so.1, can't be used" in error, "without NVIDIA's library nothing is offered or given", error
+        driver.close()
+
+
+def two_agents():
+    with Node() as node:
+        node.kubelet.start()
+        old = node.agent("--kubernetes-instance", "old")
+        first = node.kubelet.meet()
+        devices = node.devices()
+        node.put_claim("train", "uid-1", result(devices[0]["name"], "1Gi", "5", 1))
+        answer = first.prepare(claim("train", "uid-1"))["uid-1"]
+        new = node.agent("--kubernetes-instance", "new")
+        second = node.kubelet.meet(known=node.kubelet.registry.glob("*-old-reg.sock"))
+        yield second.info.endpoint != first.info.endpoint, "one agent can replace another without a pause", ""
+        yield second.prepare(claim("train", "uid-1"))["uid-1"] == answer, "what the old one prepared, the new one knows", ""
+        third = node.agent("--kubernetes-instance", "new")
+        third.wait_for_log("each instance needs a --kubernetes-instance of its own")
+        yield True, "two of the same name are told apart", ""
+        third.kill()
+        first.close()
+        old.end()
+        node.ask("DELETE", SLICES)
+        yield len(node.devices()) == 2, "the new one publishes once the old one has ended", ""
+        yield second.unprepare(claim("train", "uid-1"))["uid-1"] == "", "and unprepares what the old one prepared", ""
+        second.close()
+        yield new.end() == 0 and node.shares()[0] == set(), "nothing is left", ""
+
+
+def deaths():
+    """The process is killed at a random moment of a call, again and again."""
+    choose = random.Random(1)
+    with Node() as node:
+        node.kubelet.start()
+        agent = node.agent()
+        driver = node.kubelet.meet()
+        devices = [device["name"] for device in node.devices()]
+        claims = {f"uid-{number}": claim(f"c{number}", f"uid-{number}") for number in range(6)}
+        for number, (uid, one) in enumerate(claims.items()):
+            parts = [result(devices[(number + part) % 2], "2Gi", "9", number * 10 + part, f"r{part}")
+                     for part in range(number % 3 + 1)]
+            node.put_claim(one.name, uid, *parts)
+        expected = {uid: {f"claim-{uid}-{part}" for part in range(number % 3 + 1)} for number, uid in enumerate(claims)}
+        # How long calls take, so that deaths are spread over them.
+        begun = time.monotonic()
+        for uid, one in claims.items():
+            driver.prepare(one)
+            driver.unprepare(one)
+        span = (time.monotonic() - begun) / len(claims) / 2 * 1.5
+
+        prepared, wrong, unanswered = set(), [], 0
+        for kills in range(1, KILLS + 1):
+            uid = choose.choice(list(claims))
+            is_prepared = uid in prepared
+
+            def call(driver, uid=uid, is_prepared=is_prepared):
+                answer = (driver.unprepare if is_prepared else driver.prepare)(claims[uid])[uid]
+                return (answer if is_prepared else answer.error,)
+
+            later = Later(lambda call=call, driver=driver: call(driver))
+            time.sleep(choose.random() * span)
+            agent.kill()
+            answer = later.wait()
+            unanswered += answer is None
+            driver.close()
+            agent = node.agent()
+            driver = node.kubelet.meet()
+            # Kubelet asks until it is answered.
+            [error] = answer or call(driver)
+            if error:
+                wrong.append(error)
+            prepared ^= {uid}
+            agent.wait_for_log("all shares have been looked through")
+            names = set().union(*(expected[uid] for uid in prepared))
+            if (found := node.shares()) != (names, names, set()):
+                wrong.append(f"after {kills} deaths: {found}, not {names}")
+        for uid in prepared:
+            driver.unprepare(claims[uid])
+        yield (not wrong and unanswered >= KILLS // 10, f"{KILLS} times killed, it lost, left and doubled no share",
+               f"{unanswered} calls were under way" + "".join(f"; {what}" for what in wrong[:3]))
+        yield node.shares() == (set(), set(), set()), "and nothing is left in the end", ""
+        driver.close()
