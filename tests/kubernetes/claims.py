@@ -6,6 +6,7 @@ import time
 
 from dra_kubelet import ROOT, Later, claim
 from driver_node import SLICES, Node, result
+from encrypted import Encrypted
 
 KILLS = 40
 HEALTHY = 1
@@ -17,7 +18,7 @@ def checks(build_first=True):
         packages = [f"--package={name}" for name in ("vcuda-node", "vcuda-fake-cluster")]
         subprocess.run(["cargo", "build", "--quiet", *packages], cwd=ROOT, check=True)
         subprocess.run([ROOT / "scripts/fake-driver"], check=True, stdout=subprocess.DEVNULL)
-    for check in (life, absences, two_agents, deaths):
+    for check in (life, absences, encrypted, two_agents, deaths):
         yield from check()
 
 
@@ -94,6 +95,28 @@ def absences():
         node.put_claim("train", "uid-1", result(devices[0]["name"], "1Gi", "5", 1))
         error = driver.prepare(claim("train", "uid-1"))["uid-1"].error
         yield "libnvidia-ml.so.1, can't be used" in error, "without NVIDIA's library nothing is offered or given", error
+        driver.close()
+
+
+def encrypted():
+    with Node() as node:
+        node.kubelet.start()
+        way = Encrypted(node)
+        agent = node.agent("--kubeconfig", way.kubeconfig)
+        driver = node.kubelet.meet()
+        devices = node.devices()
+        node.put_claim("train", "uid-1", result(devices[0]["name"], "1Gi", "5", 1))
+        error = driver.prepare(claim("train", "uid-1"))["uid-1"].error
+        yield not error and way.count > 0, "the server is reached over TLS with the cluster's own authority", error
+        driver.close()
+        agent.end()
+        # Another authority's server is not believed.
+        other = node.path / "other"
+        other.write_text(way.kubeconfig.read_text().replace("authority-data", "authority-was"))
+        agent = node.agent("--kubeconfig", other)
+        driver = node.kubelet.meet()
+        error = driver.prepare(claim("train", "uid-1"))["uid-1"].error
+        yield "certificate" in error, "another authority's server is not believed", error
         driver.close()
 
 

@@ -36,6 +36,9 @@ class Node:
             "LD_LIBRARY_PATH": str(ROOT / "target/fake-driver/debug"),
             "VCUDA_FAKE_GPUS": self.gpus,
             "VCUDA_FAKE_STATE": str(self.path / "state"),
+            # Options that agents have unless they are given others.
+            "VCUDA_NODE_KUBECONFIG": str(self.path / "kubeconfig"),
+            "VCUDA_NODE_LOG": "debug",
         }
         return self
 
@@ -104,9 +107,9 @@ class Agent:
     def __init__(self, node, options, environment):
         self.node, self.log_path = node, node.path / f"log-{time.monotonic_ns()}"
         command = [node.binary, "--listen", "127.0.0.1:0", "--users-under", node.path / "users", "--idle-release", "off",
-                   "--shares", node.path / "shares", "--kubernetes-node", "n1", "--kubeconfig", node.path / "kubeconfig",
+                   "--shares", node.path / "shares", "--kubernetes-node", "n1",
                    "--kubelet-directory", node.kubelet.directory, "--cdi", node.path / "cdi",
-                   "--library", node.path / "libvcuda.so", "--log", "debug", *options]
+                   "--library", node.path / "libvcuda.so", *options]
         with open(self.log_path, "w") as log:
             self.process = subprocess.Popen(command, env=environment, stderr=log)
 

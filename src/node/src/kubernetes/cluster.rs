@@ -130,7 +130,7 @@ pub async fn answer<T>(what: &str, question: impl Future<Output = Result<T, Erro
 }
 
 /// An error with its causes.
-fn chain(error: &dyn std::error::Error) -> impl Display {
+pub fn chain(error: &dyn std::error::Error) -> impl Display {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -22,10 +22,10 @@ use kube::{Api, ResourceExt};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use tokio::sync::watch::Receiver;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use super::DRIVER;
-use super::cluster::{Cluster, answer};
+use super::cluster::{Cluster, answer, chain};
 use super::inventory::Inventory;
 use super::slices::{is_ours, slices};
 use crate::jobs::Pulse;
@@ -116,22 +116,30 @@ impl Publisher {
         let mut known: Option<Slices> = None;
         let mut listing = Slices::new();
         let mut dispute = Dispute::default();
+        let mut is_blind = false;
         loop {
             pulse.beat();
             tokio::select! {
                 event = events.next() => match event {
                     Some(Ok(Event::Init)) => listing = Slices::new(),
                     Some(Ok(Event::InitApply(slice))) => _ = listing.insert(slice.name_any(), slice),
-                    Some(Ok(Event::InitDone)) => known = Some(std::mem::take(&mut listing)),
+                    Some(Ok(Event::InitDone)) => {
+                        known = Some(std::mem::take(&mut listing));
+                        is_blind = false;
+                    }
                     Some(Ok(Event::Apply(slice))) => {
                         known.get_or_insert_default().insert(slice.name_any(), slice);
                     }
                     Some(Ok(Event::Delete(slice))) => _ = known.get_or_insert_default().remove(&slice.name_any()),
                     Some(Err(error)) => {
-                        debug!("watching {SLICES}: {error}");
-                        let message = error.to_string();
-                        if message.contains("403") || message.contains("Forbidden") {
-                            bail!("the API server does not let this agent watch {SLICES}; its service account needs the rights of the driver's ClusterRole");
+                        if is_forbidden(&error) {
+                            bail!(
+                                "the API server does not let this agent watch {SLICES}; its service account needs the \
+                                 rights of the driver's ClusterRole"
+                            );
+                        }
+                        if !std::mem::replace(&mut is_blind, true) {
+                            warn!("can't watch {SLICES}, trying again: {}", chain(&error));
                         }
                         continue;
                     }
@@ -276,6 +284,16 @@ fn says(found: &ResourceSlice, wanted: &ResourceSlice) -> bool {
     // Nothing is the same as an empty list.
     spec.devices.get_or_insert_default();
     spec == wanted.spec && found.metadata.owner_references == wanted.metadata.owner_references
+}
+
+fn is_forbidden(error: &watcher::Error) -> bool {
+    use watcher::Error::{InitialListFailed, WatchFailed, WatchStartFailed};
+    match error {
+        InitialListFailed(kube::Error::Api(status))
+        | WatchStartFailed(kube::Error::Api(status))
+        | WatchFailed(kube::Error::Api(status)) => [401, 403].contains(&status.code),
+        _ => false,
+    }
 }
 
 /// How often slices had to be put right.
