@@ -9,7 +9,7 @@ from driver_node import SLICES, Node, result
 from encrypted import Encrypted
 
 KILLS = 40
-HEALTHY = 1
+HEALTHY, UNHEALTHY = 1, 2
 
 
 def checks(build_first=True):
@@ -85,6 +85,24 @@ def absences():
         driver = node.kubelet.meet()
         yield len(node.kubelet.sockets()) == 1, "which the next one removes", ""
         devices = node.devices()
+        driver.close()
+        agent.end()
+
+        lost = node.path / "lost"
+        agent = node.agent(environment=node.environment | {"VCUDA_FAKE_LOST": str(lost)})
+        driver = node.kubelet.meet()
+        node.wait_for(lambda: len(node.devices()) == 2, "both GPUs")
+        lost.write_text("0\n")
+        tainted = node.wait_for(lambda: node.devices()[0].get("taints"), "a taint")
+        yield (tainted[0]["key"] == "gpu.vcuda.dev/unhealthy" and "taints" not in node.devices()[1],
+               "a GPU that is lost has a taint", tainted[0]["effect"])
+        node.put_claim("train", "uid-1", result(devices[0]["name"], "1Gi", "5", 1))
+        error = driver.prepare(claim("train", "uid-1"))["uid-1"].error
+        yield "does not work: the driver says of GPU 0" in error, "and is not given to anybody", error
+        yield driver.health()[devices[0]["name"]] == UNHEALTHY, "which kubelet is told", ""
+        lost.write_text("")
+        node.wait_for(lambda: "taints" not in node.devices()[0], "no taint")
+        yield True, "until it answers again", ""
         driver.close()
         agent.end()
 

@@ -83,7 +83,7 @@ pub async fn start(jobs: &mut Jobs, all: &Options) -> anyhow::Result<()> {
     let instance = options.instance();
     let cluster = Cluster::connect(options.kubeconfig.as_deref(), &node).await?;
 
-    let lock = options.kubelet().plugin(DRIVER).join("lock");
+    let lock = all.shares.with_file_name("driver.lock");
     let publisher =
         Publisher { node: node.clone(), cluster: cluster.clone(), inventory: inventory.clone(), lock };
     jobs.start("resource_slices", publish::PATIENCE, move |pulse| publish::run(publisher.clone(), pulse));

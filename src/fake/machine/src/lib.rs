@@ -18,6 +18,7 @@
 //! | `VCUDA_FAKE_DRIVER_VERSION` | the driver's CUDA version, as `12020`; `cuGetProcAddress` doesn't find what is newer | `13000` |
 //! | `VCUDA_FAKE_DRIVER_RELEASE` | the release that NVML tells | `580.159.04` |
 //! | `VCUDA_FAKE_NVML` | `absent`: can't be initialised; `no-process-memory`: lists processes without it; `host-pids`: lists them by another id | as usual |
+//! | `VCUDA_FAKE_LOST` | a file; GPUs whose numbers are lines of it are lost to NVML, until they are not | none |
 //! | `VCUDA_FAKE_CONTENTS` | `0`: copies, fills and kernels take their time but touch no memory | they do what they say |
 //! | `VCUDA_FAKE_NULL` | `1`: work takes no time and launches return at once, for measuring what stands in between | time passes |
 //! | `VCUDA_FAKE_TIMES` | what calls and the front end take, in nanoseconds: `launch=3300,record=800` and others, below | calls take what they take |

@@ -22,7 +22,9 @@ pub fn by_index(index: u32, out: Out<nvmlDevice_t>) -> NvmlResult {
     if index >= machine()?.gpus().len() {
         return Err(NvmlError::INVALID_ARGUMENT);
     }
-    out.set(Device { index }.handle());
+    let device = Device { index };
+    device.gpu()?;
+    out.set(device.handle());
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 use crate::edge::{FromC, Out};
 use parking_lot::Mutex;
 use std::ffi::{CString, c_char};
+use std::path::PathBuf;
 use std::sync::OnceLock;
 use vcuda_driver::nvml::types::nvmlDevice_t;
 use vcuda_driver::result::{NvmlError, NvmlResult, to_raw};
@@ -51,6 +52,14 @@ pub fn variant() -> Variant {
     })
 }
 
+/// Whether the GPU is lost at this time: its number is a line of the file that `VCUDA_FAKE_LOST` names.
+fn is_lost(index: usize) -> bool {
+    static FILE: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let file = FILE.get_or_init(|| std::env::var_os("VCUDA_FAKE_LOST").map(PathBuf::from));
+    let text = file.as_ref().and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default();
+    text.lines().any(|line| line.trim().parse() == Ok(index))
+}
+
 /// The machine, opened when first asked for.
 pub fn machine() -> Result<&'static Machine, NvmlError> {
     static MACHINE: OnceLock<Option<Machine>> = OnceLock::new();
@@ -78,6 +87,9 @@ impl Device {
     }
 
     pub fn gpu(self) -> Result<&'static Gpu, NvmlError> {
+        if is_lost(self.index) {
+            return Err(NvmlError::GPU_IS_LOST);
+        }
         machine()?.gpus().get(self.index).ok_or(NvmlError::GPU_IS_LOST)
     }
 }

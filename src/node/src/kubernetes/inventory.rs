@@ -20,6 +20,8 @@ use crate::jobs::Pulse;
 
 /// How often the library is asked.
 const INTERVAL: Duration = Duration::from_secs(5);
+/// An answer that takes longer is taken for trouble until it is there, as a broken GPU may hold it up for ever.
+const SLOW: Duration = Duration::from_secs(45);
 /// How long it may take to answer: a machine with many GPUs and without a persistent driver takes seconds.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 /// Where the kernel tells of devices on the PCI bus.
@@ -82,17 +84,19 @@ impl Inventory {
     pub fn find(&self, device_name: &str) -> Option<&Gpu> {
         self.gpus.iter().find(|gpu| gpu.device_name() == device_name)
     }
+
+    /// The same GPUs, none of which may be given to anybody because of `trouble`.
+    fn in_trouble(mut self, trouble: &str) -> Self {
+        self.gpus.iter_mut().for_each(|gpu| gpu.trouble = Some(trouble.to_owned()));
+        self.trouble = Some(trouble.to_owned());
+        self
+    }
 }
 
-/// The job: asks and publishes what changed. Nothing is published before the library has been asked.
+/// The job: asks and publishes what changed. Nothing is published before the library has answered, or has not for long.
 pub async fn run(inventory: Sender<Option<Arc<Inventory>>>, pulse: Pulse) -> anyhow::Result<()> {
     let library = Arc::new(Mutex::new(Library::default()));
-    loop {
-        let asked = Arc::clone(&library);
-        let ask =
-            tokio::task::spawn_blocking(move || asked.lock().unwrap_or_else(PoisonError::into_inner).ask());
-        let Some(found) = pulse.unless_shut_down(ask).await else { break };
-        let found = found?;
+    let publish = |found: Inventory| {
         inventory.send_if_modified(|known| {
             let is_new = known.as_deref() != Some(&found);
             if is_new {
@@ -101,6 +105,26 @@ pub async fn run(inventory: Sender<Option<Arc<Inventory>>>, pulse: Pulse) -> any
             }
             is_new
         });
+    };
+    loop {
+        let asked = Arc::clone(&library);
+        let mut ask =
+            tokio::task::spawn_blocking(move || asked.lock().unwrap_or_else(PoisonError::into_inner).ask());
+        let found = match pulse.unless_shut_down(tokio::time::timeout(SLOW, &mut ask)).await {
+            Some(Ok(found)) => found?,
+            Some(Err(_)) => {
+                let known = inventory.borrow().as_deref().cloned().unwrap_or_default();
+                publish(
+                    known.in_trouble(&format!("the NVIDIA driver has not answered for {} s", SLOW.as_secs())),
+                );
+                match pulse.unless_shut_down(ask).await {
+                    Some(found) => found?,
+                    None => break,
+                }
+            }
+            None => break,
+        };
+        publish(found);
         pulse.beat();
         if pulse.unless_shut_down(tokio::time::sleep(INTERVAL)).await.is_none() {
             break;
@@ -138,18 +162,16 @@ struct Library {
 impl Library {
     fn ask(&mut self) -> Inventory {
         let answer = self.ask_all();
-        let trouble = answer.err();
-        if let Some(trouble) = &trouble {
-            // A driver that was replaced or unloaded wants to be opened anew.
-            self.open = None;
-            self.known.values_mut().flatten().for_each(|gpu| gpu.trouble = Some(trouble.clone()));
-        }
         let (driver_version, cuda_version) = self.versions.clone();
-        Inventory {
-            gpus: self.known.values().flatten().cloned().collect(),
-            driver_version,
-            cuda_version,
-            trouble,
+        let gpus = self.known.values().flatten().cloned().collect();
+        let found = Inventory { gpus, driver_version, cuda_version, trouble: None };
+        match answer {
+            Ok(()) => found,
+            Err(trouble) => {
+                // A driver that was replaced or unloaded wants to be opened anew.
+                self.open = None;
+                found.in_trouble(&trouble)
+            }
         }
     }
 
@@ -309,6 +331,13 @@ mod tests {
             assert_eq!(numa_node(&link), expected);
         }
         assert_eq!(pcie_root(&bus.path().join("missing")), None);
+    }
+
+    #[test]
+    fn trouble_of_the_library_is_all_gpus_trouble() {
+        let inventory = crate::kubernetes::example::inventory().in_trouble("it is gone");
+        assert!(inventory.gpus.iter().all(|gpu| gpu.trouble.as_deref() == Some("it is gone")));
+        assert_eq!(inventory.trouble.as_deref(), Some("it is gone"));
     }
 
     #[test]

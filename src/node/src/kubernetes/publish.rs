@@ -57,7 +57,7 @@ pub struct Publisher {
     pub cluster: Cluster,
     /// What is published.
     pub inventory: Receiver<Option<Arc<Inventory>>>,
-    /// The file that tells which of several agents does it, in the driver's directory.
+    /// The file that tells which of several agents of the node does it.
     pub lock: PathBuf,
 }
 

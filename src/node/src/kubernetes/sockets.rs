@@ -34,7 +34,9 @@ pub struct KubeletDirectory(PathBuf);
 impl KubeletDirectory {
     /// Kubelet's own directory (its option `--root-dir`), such as `/var/lib/kubelet`.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self(path.into())
+        // Kubelet is told of paths in it, and has another working directory.
+        let path = path.into();
+        Self(std::path::absolute(&path).unwrap_or(path))
     }
 
     /// Where kubelet looks for plugins that want to be registered.
