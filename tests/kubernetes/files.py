@@ -1,12 +1,14 @@
 """What must hold of the files in examples/kubernetes by themselves. Each row: whether it does, what, and a detail."""
 
 import copy
+import re
 
 import admission
 import manifests
-from manifests import EXAMPLES
+from manifests import EXAMPLES, ROOT
 
 CLASS = "gpu.vcuda.dev"
+AGENT = ROOT / "src/node/src"
 # Changes that must be noticed, or nothing here proves anything.
 BROKEN = [
     ("a claim without a class", "ResourceClaimTemplate", ("spec", "spec", "devices", "requests", 0, "exactly"),
@@ -69,6 +71,15 @@ def agreements(everything, deploy):
         yield claims == used and known, f"{name}: its claims are there and used", str(claims ^ used or "")
         yield not refusals, f"{name}: admitted", "; ".join(refusals)
 
+    known = {name for path in AGENT.rglob("options.rs") for name in re.findall(r'env = "(VCUDA_\w+)"', path.read_text())}
+    for one in (one for one in everything if one["kind"] == "DaemonSet"):
+        pod = one["spec"]["template"]["spec"]
+        asked = {entry["name"] for entry in pod["containers"][0]["env"] if entry["name"].startswith("VCUDA_")}
+        yield asked <= known and len(asked) > 4, "the agent knows its options", ", ".join(asked - known)
+        mounted = {mount["name"]: mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
+        same = all(mounted[volume["name"]] == volume["hostPath"]["path"] for volume in pod["volumes"])
+        # CDI files and answers to kubelet name the node's paths.
+        yield same and len(mounted) == len(pod["volumes"]), "directories have the node's own paths", ", ".join(mounted.values())
     accounts = {(one["metadata"].get("namespace"), one["metadata"]["name"])
                 for one in everything if one["kind"] == "ServiceAccount"}
     roles = {one["metadata"]["name"] for one in everything if one["kind"] == "ClusterRole"}

@@ -11,6 +11,7 @@ pub mod driver;
 #[cfg(test)]
 mod example;
 mod hpack;
+mod install;
 pub mod inventory;
 pub mod messages;
 pub mod options;
@@ -70,6 +71,9 @@ pub async fn start(jobs: &mut Jobs, all: &Options) -> anyhow::Result<()> {
     let slices = options.slices(&all.shares);
     if slices.is_none() && options.kubernetes_node.is_none() {
         return Ok(());
+    }
+    if let Some(from) = &options.library_from {
+        install::install(from, &options.library)?;
     }
     let (sender, inventory) = watch::channel(None);
     jobs.start("inventory", inventory::PATIENCE, move |pulse| inventory::run(sender.clone(), pulse));

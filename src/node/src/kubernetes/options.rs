@@ -39,6 +39,9 @@ pub struct KubernetesOptions {
     /// The library that containers are given
     #[arg(long, env = "VCUDA_NODE_LIBRARY", value_name = "FILE", default_value = LIBRARY_IN_CONTAINER)]
     pub library: PathBuf,
+    /// Put the library there first, from this file, as an image brings it
+    #[arg(long, env = "VCUDA_NODE_LIBRARY_FROM", value_name = "FILE")]
+    pub library_from: Option<PathBuf>,
     /// For images with an /etc/ld.so.preload of their own: the vcuda command on the node, which adds the library
     /// to it in place of a mount over it
     #[arg(long, env = "VCUDA_NODE_MERGE_WITH", value_name = "FILE")]
