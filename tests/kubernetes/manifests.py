@@ -12,7 +12,7 @@ EXAMPLES = ROOT / "examples/kubernetes"
 KUSTOMIZE = ROOT / "target/tools/kubernetes/usr/bin/kustomize"
 VERSION = "1.36"
 # Kinds of others, whose shapes are not Kubernetes' own; what they ask for is tried otherwise.
-FOREIGN = {"ServiceMonitor", "ScaledObject"}
+FOREIGN = {"Certificate", "Issuer", "ServiceMonitor", "ScaledObject"}
 
 
 def built(directory):

@@ -13,6 +13,7 @@ use tracing::{info, warn};
 use vcuda_node::exposition::{Exposition, Sources};
 use vcuda_node::idle_release::Status;
 use vcuda_node::jobs::Jobs;
+use vcuda_node::kubernetes::webhook;
 use vcuda_node::options::{Options, Switch};
 use vcuda_node::places::Places;
 use vcuda_node::watch::Watcher;
@@ -53,6 +54,15 @@ fn run(options: Options) -> anyhow::Result<()> {
 async fn serve_until_told_to_end(options: Options) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let kubernetes = &options.kubernetes;
+    if let (Some(address), Some(certificates)) = (kubernetes.webhook, &kubernetes.webhook_certificates) {
+        let (cores, kubeconfig) = (kubernetes.webhook_cores, kubernetes.kubeconfig.as_deref());
+        return tokio::select! {
+            served = webhook::run(address, certificates, cores, kubeconfig) => served,
+            _ = terminate.recv() => Ok(()),
+            _ = interrupt.recv() => Ok(()),
+        };
+    }
     let listener = serve::listen(options.listen).await?;
     let address = listener.local_addr()?;
 

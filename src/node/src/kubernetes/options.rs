@@ -1,5 +1,6 @@
 //! What the agent was asked to be in a Kubernetes node.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -70,6 +71,28 @@ pub struct KubernetesOptions {
         value_parser = humantime::parse_duration
     )]
     pub kubernetes_slices_kept: Duration,
+    /// Do nothing else than to answer the API server here: make claims of the limits nvidia.com/gpumem and
+    /// nvidia.com/gpucores of new pods
+    #[arg(
+        long,
+        env = "VCUDA_NODE_WEBHOOK",
+        value_name = "ADDRESS:PORT",
+        requires = "webhook_certificates",
+        conflicts_with_all = ["kubernetes_node", "kubernetes_slices"]
+    )]
+    pub webhook: Option<SocketAddr>,
+    /// Where the webhook's tls.crt and tls.key are
+    #[arg(long, env = "VCUDA_NODE_WEBHOOK_CERTIFICATES", value_name = "DIR")]
+    pub webhook_certificates: Option<PathBuf>,
+    /// The percentage of a GPU's time for containers that name no gpucores. Without it, all: then nobody else has
+    /// a share of that GPU
+    #[arg(
+        long,
+        env = "VCUDA_NODE_WEBHOOK_CORES",
+        value_name = "PERCENT",
+        value_parser = clap::value_parser!(u64).range(1..=100)
+    )]
+    pub webhook_cores: Option<u64>,
 }
 
 impl KubernetesOptions {
