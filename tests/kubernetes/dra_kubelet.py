@@ -5,35 +5,18 @@ gRPC's own implementation, which has nothing in common with the agent's; and lik
 name of whom it calls where it asks who is there."""
 
 import contextlib
-import sys
 import threading
 import time
 from pathlib import Path
 
+from messages import load
+
 ROOT = Path(__file__).resolve().parents[2]
-GENERATED = ROOT / "target/tools/kubernetes/messages"
 PATIENCE_S = 30
-
-
-def messages(*names):
-    """The modules of the agent's own messages."""
-    from grpc_tools import protoc
-    GENERATED.mkdir(parents=True, exist_ok=True)
-    source = ROOT / "src/node/proto"
-    code = protoc.main(["protoc", f"-I{source}", f"--python_out={GENERATED}", f"--grpc_python_out={GENERATED}",
-                        *(str(source / f"{name}.proto") for name in names)])
-    assert code == 0, f"protoc ended with {code}"
-    sys.path.insert(0, str(GENERATED))
-
-
-messages("dra", "drahealth", "pluginregistration")
+dra, dra_services = load("dra")
+health, health_services = load("drahealth")
+registration, registration_services = load("pluginregistration")
 import grpc  # noqa: E402
-import dra_pb2 as dra  # noqa: E402
-import dra_pb2_grpc  # noqa: E402
-import drahealth_pb2 as health  # noqa: E402
-import drahealth_pb2_grpc  # noqa: E402
-import pluginregistration_pb2 as registration  # noqa: E402
-import pluginregistration_pb2_grpc  # noqa: E402
 
 
 class Driver:
@@ -41,12 +24,12 @@ class Driver:
 
     def __init__(self, socket):
         with grpc.insecure_channel(f"unix:{socket}") as channel:
-            stub = pluginregistration_pb2_grpc.RegistrationStub(channel)
+            stub = registration_services.RegistrationStub(channel)
             self.info = stub.GetInfo(registration.InfoRequest(), timeout=PATIENCE_S)
             status = registration.RegistrationStatus(plugin_registered=True)
             stub.NotifyRegistrationStatus(status, timeout=PATIENCE_S)
         self.channel = grpc.insecure_channel(f"unix:{self.info.endpoint}")
-        self.stub = dra_pb2_grpc.DRAPluginStub(self.channel)
+        self.stub = dra_services.DRAPluginStub(self.channel)
 
     def close(self):
         self.channel.close()
@@ -64,7 +47,7 @@ class Driver:
 
     def health(self):
         """The first word on all devices."""
-        stub = drahealth_pb2_grpc.DRAResourceHealthStub(self.channel)
+        stub = health_services.DRAResourceHealthStub(self.channel)
         stream = stub.NodeWatchResources(health.NodeWatchResourcesRequest(), timeout=PATIENCE_S)
         answer = next(stream)
         stream.cancel()

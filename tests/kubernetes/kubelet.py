@@ -7,31 +7,13 @@ import contextlib
 import json
 import os
 import queue
-import sys
 import threading
 from concurrent import futures
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-GENERATED = ROOT / "target/tools/kubernetes/messages"
+from messages import load
+
 PATIENCE_S = 60
-
-
-def messages():
-    """The modules of the agent's own messages for device plugins."""
-    from grpc_tools import protoc
-    GENERATED.mkdir(exist_ok=True)
-    source = ROOT / "src/node/proto"
-    code = protoc.main(["protoc", f"-I{source}", f"--python_out={GENERATED}", f"--grpc_python_out={GENERATED}",
-                        str(source / "deviceplugin.proto")])
-    assert code == 0, f"protoc ended with {code}"
-    sys.path.insert(0, str(GENERATED))
-    import deviceplugin_pb2
-    import deviceplugin_pb2_grpc
-    return deviceplugin_pb2, deviceplugin_pb2_grpc
-
-
-MESSAGES, SERVICES = messages()
+MESSAGES, SERVICES = load("deviceplugin")
 import grpc  # noqa: E402
 
 
