@@ -44,6 +44,8 @@ pub struct Part {
     pub share_id: Option<String>,
     /// The GPU's UUID, as NVIDIA's own CDI device is named.
     pub gpu_uuid: String,
+    /// Why the GPU must not be given to anybody who does not have it, if so.
+    pub trouble: Option<String>,
     /// The share to be made; none for an administrator's look at a device that is others'.
     pub wanted: Option<Wanted>,
 }
@@ -90,6 +92,7 @@ pub fn parts(claim: &ResourceClaim, node: &str, inventory: &Inventory) -> Result
             device: result.device.clone(),
             share_id: result.share_id.clone(),
             gpu_uuid: gpu.uuid.to_string(),
+            trouble: gpu.trouble.clone(),
             wanted,
         });
     }
@@ -102,18 +105,14 @@ fn gpu_of<'a>(
     node: &str,
     inventory: &'a Inventory,
 ) -> Result<&'a Gpu, String> {
-    let gpu = inventory.find(&result.device).ok_or_else(|| match &inventory.trouble {
+    inventory.find(&result.device).ok_or_else(|| match &inventory.trouble {
         Some(trouble) => format!("{} can't be given: {trouble}", result.device),
         None => format!(
             "{} is no GPU of {node} any more; delete the pod, so that the scheduler chooses another (nvidia-smi -L lists \
              those that there are)",
             result.device
         ),
-    })?;
-    match &gpu.trouble {
-        Some(trouble) => Err(format!("{} does not work: {trouble}", result.device)),
-        None => Ok(gpu),
-    }
+    })
 }
 
 fn wanted(

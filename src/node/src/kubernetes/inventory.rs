@@ -157,6 +157,8 @@ struct Library {
     /// What was found when it last answered, by number of the GPU.
     known: BTreeMap<u32, Vec<Gpu>>,
     versions: (Option<String>, Option<(u32, u32)>),
+    /// What was logged of GPUs that never answered.
+    told: BTreeMap<u32, String>,
 }
 
 impl Library {
@@ -204,6 +206,11 @@ impl Library {
                 Err(error) => {
                     let mut lost = self.known.remove(&index).unwrap_or_default();
                     let trouble = format!("the driver says of GPU {index}: {error}");
+                    // Of one that never answered nothing is known that could be told otherwise.
+                    if lost.is_empty() && self.told.insert(index, trouble.clone()).as_ref() != Some(&trouble)
+                    {
+                        warn!("a GPU is not given to pods: {trouble}");
+                    }
                     lost.iter_mut().for_each(|gpu| gpu.trouble = Some(trouble.clone()));
                     found.insert(index, lost);
                 }

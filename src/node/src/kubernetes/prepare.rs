@@ -113,6 +113,12 @@ impl Preparer {
                     // As it was made, whatever else is known by now: only what it lacks is put back.
                     Some(share) => wanted = share.wanted,
                     None => {
+                        if let Some(trouble) = &part.trouble {
+                            let (request, device) = (&part.request, &part.device);
+                            return Err(
+                                format!("request {request:?}: {device} does not work: {trouble}").into()
+                            );
+                        }
                         wanted.labels.extend(labels(part));
                         wanted.merge_with.clone_from(&self.merge_with);
                         made.push(wanted.name.clone());

@@ -148,6 +148,22 @@ async fn what_is_wrong_is_said_to_kubelet_and_on_the_claim() {
 }
 
 #[tokio::test]
+async fn a_gpu_that_fails_is_given_to_nobody_new_and_taken_from_nobody() {
+    let world = World::new().await;
+    world.put_claim("train", UID, &two_requests());
+    world.put_claim("later", OTHER_UID, &[result("r", 1, "1Gi", "5", 3)]);
+    let devices = world.driver.prepare(&asked("train", UID)).await.unwrap();
+    let mut sick = crate::world::inventory();
+    sick.gpus[1].trouble = Some("the driver says of GPU 1: lost".to_owned());
+    world.inventory.send_replace(Some(Arc::new(sick)));
+    let refusal = world.refusal("later", OTHER_UID).await;
+    assert!(refusal.ends_with("does not work: the driver says of GPU 1: lost"), "{refusal}");
+    // Kubelet asks for all pods of the node again when it is started anew, also for those that run.
+    assert_eq!(world.driver.prepare(&asked("train", UID)).await.unwrap(), devices);
+    assert_eq!(world.node.names().len(), 2);
+}
+
+#[tokio::test]
 async fn what_the_server_refuses_is_said() {
     let world = World::new().await;
     world.put_claim("train", UID, &[result("r", 0, "1Gi", "5", 1)]);
