@@ -100,7 +100,8 @@ impl DevicePlugin for Service {
             for share in &shares {
                 info!("a container has the share {} now", share.name());
             }
-            container_responses.push(answer(&shares, self.grants.store().places(), self.cdi.as_deref()));
+            let answer = answer(&shares, self.cdi.as_deref()).map_err(Status::internal)?;
+            container_responses.push(answer);
         }
         Ok(Response::new(AllocateResponse { container_responses }))
     }

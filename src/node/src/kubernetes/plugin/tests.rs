@@ -207,35 +207,30 @@ fn what_containers_need_is_there_again_after_the_machines_restart() {
 fn the_answer_has_all_that_a_share_is_with_cdi_and_without() {
     let node = Node::new("8", Duration::ZERO);
     let shares = node.allocate(&[(1, 7)]).unwrap();
-    let (share, places) = (&shares[0], node.grants.store().places());
-    let with = answer(&shares, places, Some("nvidia.com/gpu"));
+    let share = &shares[0];
+    let with = answer(&shares, Some("nvidia.com/gpu")).unwrap();
     let names: Vec<&str> = with.cdi_devices.iter().map(|device| device.name.as_str()).collect();
     let gpu = Uuid::gpu([1; 16]).to_string();
     assert_eq!(names, [format!("nvidia.com/gpu={gpu}"), share.cdi_id()]);
     assert_eq!(with.envs["NVIDIA_VISIBLE_DEVICES"], gpu);
-    // The very mounts that the share's CDI file has.
-    let cdi: serde_json::Value =
-        serde_json::from_str(&fs::read_to_string(share.cdi_file()).unwrap()).unwrap();
-    let mut by_cdi: Vec<_> = cdi["devices"][0]["containerEdits"]["mounts"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|mount| {
-            let is_read_only = mount["options"].as_array().unwrap().contains(&"ro".into());
-            (mount["hostPath"].as_str().unwrap(), mount["containerPath"].as_str().unwrap(), is_read_only)
-        })
-        .collect();
-    let mut by_kubelet: Vec<_> = with
-        .mounts
-        .iter()
-        .map(|mount| (mount.host_path.as_str(), mount.container_path.as_str(), mount.read_only))
-        .collect();
-    by_cdi.sort_unstable();
-    by_kubelet.sort_unstable();
-    assert_eq!(by_cdi, by_kubelet);
-    let own_only = answer(&shares, places, Some("")).cdi_devices;
+    let (library, control) = (&node.grants.store().places().library, share.control_file());
+    let mounted = |place: &std::path::Path| {
+        let found: Vec<_> =
+            with.mounts.iter().filter(|mount| mount.host_path == place.to_str().unwrap()).collect();
+        let [mount] = found[..] else { panic!("{} is mounted {} times", place.display(), found.len()) };
+        (mount.container_path.clone(), mount.read_only)
+    };
+    assert_eq!(mounted(library), ("/usr/local/vcuda/libvcuda.so".to_owned(), true));
+    assert_eq!(mounted(&share.limits_file()), (format!("/etc/vcuda/shares.d/{}.json", share.name()), true));
+    assert!(!mounted(&control).1, "programs count in it");
+    assert!(with.mounts.iter().any(|mount| mount.container_path == "/etc/ld.so.preload" && mount.read_only));
+    // What two shares have in common is mounted once.
+    let other = node.allocate(&[(2, 0)]).unwrap();
+    let both = answer(&[share.clone(), other[0].clone()], None).unwrap();
+    assert_eq!(both.mounts.len(), with.mounts.len() + 2);
+    let own_only = answer(&shares, Some("")).unwrap().cdi_devices;
     assert_eq!(own_only.iter().map(|device| &*device.name).collect::<Vec<_>>(), [share.cdi_id()]);
-    let without = answer(&shares, places, None);
+    let without = answer(&shares, None).unwrap();
     assert!(without.cdi_devices.is_empty());
     assert_eq!((without.mounts, without.envs), (with.mounts, with.envs));
 }
