@@ -44,11 +44,6 @@ impl Grants {
         self.cut
     }
 
-    /// Where shares are.
-    pub fn store(&self) -> &Store {
-        &self.store
-    }
-
     /// The shares of one container that was given the slices `ids`, made if they are not there; one for each GPU.
     ///
     /// # Errors

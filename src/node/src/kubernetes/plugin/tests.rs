@@ -70,8 +70,14 @@ impl Node {
         self.grants.allocate(&self.inventory, &ids(slices))
     }
 
+    fn store(&self) -> Store {
+        let path = |name: &str| self.directory.path().join(name);
+        let (shares, cdi) = (path("shares"), path("cdi"));
+        Store::open(Places { shares, cdi, preload: path("ld.so.preload"), library: path("libvcuda.so") })
+    }
+
     fn names(&self) -> Vec<String> {
-        self.grants.store().list().unwrap().iter().map(|share| share.name().to_owned()).collect()
+        self.store().list().unwrap().iter().map(|share| share.name().to_owned()).collect()
     }
 
     /// Looks through the shares while kubelet's record has these containers' slices.
@@ -150,7 +156,7 @@ fn what_others_were_promised_is_left_to_them() {
     let node = Node::new("8", Duration::ZERO);
     let mut half = Wanted::new("half", Uuid::gpu([1; 16]), MadeBy::Cli);
     half.memory_bytes = Some(40 * GIB);
-    node.grants.store().create(&half).unwrap();
+    node.store().create(&half).unwrap();
     node.allocate(&[(1, 0), (1, 1), (1, 2)]).unwrap();
     node.allocate(&[(1, 3)]).unwrap();
     let what = node.allocate(&[(1, 4)]).expect_err("promised twice");
@@ -167,7 +173,7 @@ fn shares_are_kept_for_as_long_as_kubelet_knows_them() {
     let main = node.allocate(&[(1, 0)]).unwrap().remove(0);
     let mut cli = Wanted::new("half", Uuid::gpu([2; 16]), MadeBy::Cli);
     cli.memory_bytes = Some(GIB);
-    node.grants.store().create(&cli).unwrap();
+    node.store().create(&cli).unwrap();
     let pause = || std::thread::sleep(Duration::from_millis(60));
     // Not yet written down.
     assert!(node.reclaim(&[]).is_empty());
@@ -198,7 +204,7 @@ fn shares_are_kept_for_as_long_as_kubelet_knows_them() {
 fn what_containers_need_is_there_again_after_the_machines_restart() {
     let node = Node::new("8", Duration::ZERO);
     let share = node.allocate(&[(1, 0)]).unwrap().remove(0);
-    fs::remove_dir_all(&node.grants.store().places().cdi).unwrap();
+    fs::remove_dir_all(node.directory.path().join("cdi")).unwrap();
     assert_eq!(node.grants.reclaim(None).unwrap().restored, [share.name()]);
     assert!(share.cdi_file().exists());
 }
@@ -213,14 +219,14 @@ fn the_answer_has_all_that_a_share_is_with_cdi_and_without() {
     let gpu = Uuid::gpu([1; 16]).to_string();
     assert_eq!(names, [format!("nvidia.com/gpu={gpu}"), share.cdi_id()]);
     assert_eq!(with.envs["NVIDIA_VISIBLE_DEVICES"], gpu);
-    let (library, control) = (&node.grants.store().places().library, share.control_file());
+    let (library, control) = (node.directory.path().join("libvcuda.so"), share.control_file());
     let mounted = |place: &std::path::Path| {
         let found: Vec<_> =
             with.mounts.iter().filter(|mount| mount.host_path == place.to_str().unwrap()).collect();
         let [mount] = found[..] else { panic!("{} is mounted {} times", place.display(), found.len()) };
         (mount.container_path.clone(), mount.read_only)
     };
-    assert_eq!(mounted(library), ("/usr/local/vcuda/libvcuda.so".to_owned(), true));
+    assert_eq!(mounted(&library), ("/usr/local/vcuda/libvcuda.so".to_owned(), true));
     assert_eq!(mounted(&share.limits_file()), (format!("/etc/vcuda/shares.d/{}.json", share.name()), true));
     assert!(!mounted(&control).1, "programs count in it");
     assert!(with.mounts.iter().any(|mount| mount.container_path == "/etc/ld.so.preload" && mount.read_only));
