@@ -137,17 +137,20 @@ mod tests {
 
     #[test]
     fn shared_mappings_are_read_from_their_lines() {
-        let text = b"55d0-55d8 r--p 00000000 08:01 42 /usr/bin/a\n\
-            7f00a0000000-7f00a0826000 rw-s 00000000 00:19 7 /dev/shm/vcuda-0/control\n\
-            7fff12345000-7fff12366000 rw-p 00000000 00:00 0 [stack]\n\
-            nonsense\n\
-            \n";
+        const START: usize = 0x7f00_a000_0000;
+        let text = format!(
+            "55d0-55d8 r--p 00000000 08:01 42 /usr/bin/a\n\
+             {START:x}-{:x} rw-s 00000000 00:19 7 /dev/shm/vcuda-0/control\n\
+             7fff12345000-7fff12366000 rw-p 00000000 00:00 0 [stack]\n\
+             nonsense\n\
+             \n",
+            START + FILE_BYTES
+        );
         let mut lines = Lines::default();
         let mut found = Vec::new();
-        for byte in text {
-            found.extend(lines.take(*byte).map(shared_range));
+        for byte in text.bytes() {
+            found.extend(lines.take(byte).map(shared_range));
         }
-        assert_eq!(found, [None, Some(0x7f00_a000_0000..0x7f00_a082_6000), None, None, None]);
-        assert_eq!(0x7f00_a082_6000usize - 0x7f00_a000_0000, FILE_BYTES);
+        assert_eq!(found, [None, Some(START..START + FILE_BYTES), None, None, None]);
     }
 }
