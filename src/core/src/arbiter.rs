@@ -215,9 +215,9 @@ impl Tenant {
             let turn =
                 if grant.holder == Some(place) { table.hold(found, grant) } else { table.come(found, grant) };
             match turn {
-                Some(Turn::Wait { until_ns, .. }) => {
+                Some(wait @ Turn::Wait { until_ns, .. }) => {
                     seat.wants_until_ns.fetch_max(until_ns.saturating_add(LATE_NS), Ordering::Relaxed);
-                    return turn.unwrap_or(calm(now_ns));
+                    return wait;
                 }
                 Some(Turn::Over { until_ns }) => {
                     seat.wants_until_ns.fetch_max(until_ns.saturating_add(LATE_NS), Ordering::Relaxed);
@@ -225,7 +225,7 @@ impl Tenant {
                     self.publish(seat, wish.tail_ns.max(now_ns));
                     return Turn::Over { until_ns };
                 }
-                Some(Turn::Pause { until_ns }) => return Turn::Pause { until_ns },
+                Some(pause @ Turn::Pause { .. }) => return pause,
                 Some(Turn::Go { limit_ns, look_ns }) => {
                     seat.wants_until_ns.store(0, Ordering::Relaxed);
                     self.join(seat);
@@ -276,19 +276,23 @@ impl Tenant {
             return Released::OthersAtWork;
         }
         if has_more && grant.until_ns > now_ns.saturating_add(QUANTUM_NS / 8) {
-            self.told_ns.store(now_ns, Ordering::Relaxed);
+            self.say_idle(seat, now_ns);
             self.is_joint.store(false, Ordering::Relaxed);
-            seat.busy_until_ns.store(now_ns, Ordering::Relaxed);
             seat.crew.store(0, Ordering::Relaxed);
             return Released::GoesOn;
         }
-        let is_done = replace(&arbiter.grant, found, Grant { holder: None, until_ns: now_ns });
-        if is_done {
-            charge(seat, now_ns);
-            self.told_ns.store(now_ns, Ordering::Relaxed);
-            seat.busy_until_ns.store(now_ns, Ordering::Relaxed);
+        if !replace(&arbiter.grant, found, Grant { holder: None, until_ns: now_ns }) {
+            return Released::NotHeld;
         }
-        if is_done { Released::Free } else { Released::NotHeld }
+        charge(seat, now_ns);
+        self.say_idle(seat, now_ns);
+        Released::Free
+    }
+
+    /// Nothing of the container is under way, whoever said otherwise.
+    fn say_idle(&self, seat: &Seat, now_ns: u64) {
+        self.told_ns.store(now_ns, Ordering::Relaxed);
+        seat.busy_until_ns.store(now_ns, Ordering::Relaxed);
     }
 
     /// Says when the container's work should be done. What this process said before may have been too much; what others
@@ -306,21 +310,23 @@ impl Tenant {
     /// Says when what was given to the device will be done.
     pub fn tell(&self, arbiter: &Arbiter, wish: &Wish) {
         if let Some((_, seat)) = self.seat(arbiter, wish.now_ns) {
-            self.publish(seat, self.tail_ns(seat, wish).max(wish.now_ns));
+            self.tell_tail(seat, wish);
         }
+    }
+
+    fn tell_tail(&self, seat: &Seat, wish: &Wish) {
+        self.publish(seat, self.tail_ns(seat, wish).max(wish.now_ns));
     }
 
     /// As [`tell`](Self::tell), of a process that waits for that to be done, or no longer does: others know that it will
     /// say so.
     pub fn tell_wait(&self, arbiter: &Arbiter, wish: &Wish, waits: bool) {
-        self.tell(arbiter, wish);
-        if let Some((_, seat)) = self.seat(arbiter, wish.now_ns) {
-            let is_alone = waits && !self.is_joint.load(Ordering::Relaxed);
-            let until_ns =
-                if is_alone { wish.tail_ns.max(wish.now_ns).saturating_add(QUANTUM_NS) } else { 0 };
-            if seat.in_wait_until_ns.load(Ordering::Relaxed) != until_ns {
-                seat.in_wait_until_ns.store(until_ns, Ordering::Relaxed);
-            }
+        let Some((_, seat)) = self.seat(arbiter, wish.now_ns) else { return };
+        self.tell_tail(seat, wish);
+        let is_alone = waits && !self.is_joint.load(Ordering::Relaxed);
+        let until_ns = if is_alone { wish.tail_ns.max(wish.now_ns).saturating_add(QUANTUM_NS) } else { 0 };
+        if seat.in_wait_until_ns.load(Ordering::Relaxed) != until_ns {
+            seat.in_wait_until_ns.store(until_ns, Ordering::Relaxed);
         }
     }
 

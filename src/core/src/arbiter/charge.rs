@@ -21,7 +21,7 @@ pub(super) fn charge(seat: &Seat, until_ns: u64) {
     if taken_ns == 0 {
         return;
     }
-    let terms = Terms::unpack(seat.terms.load(Ordering::Relaxed));
+    let terms = terms_of(seat);
     seat.served_ns.fetch_add(taken_ns, Ordering::Relaxed);
     seat.clock.fetch_add(virtual_ns(taken_ns, terms), Ordering::Relaxed);
     if terms.share_ppm > 0 {
@@ -30,6 +30,11 @@ pub(super) fn charge(seat: &Seat, until_ns: u64) {
         let next = |due_ns: u64| Some(due_ns.max(least_ns).saturating_add(owed_ns));
         let _ = seat.due_ns.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
     }
+}
+
+/// What a container has asked for.
+pub(super) fn terms_of(seat: &Seat) -> Terms {
+    Terms::unpack(seat.terms.load(Ordering::Relaxed))
 }
 
 /// Virtual time of `taken_ns` of service.

@@ -55,9 +55,8 @@ impl Tenant {
             now_ns.saturating_sub(seen_ns) > AROUND_NS || seen_ns > now_ns.saturating_add(AROUND_NS)
         };
         // Another process of the container may take it meanwhile.
-        let free = |seat: &Seat| {
-            is_mine(seat) || seat.identity.load(Ordering::Relaxed) == 0 && claim(seat, 0) || is_mine(seat)
-        };
+        let free =
+            |seat: &Seat| seat.identity.load(Ordering::Relaxed) == 0 && claim(seat, 0) || is_mine(seat);
         let left = |seat: &Seat| {
             is_mine(seat) || is_gone(seat) && claim(seat, seat.identity.load(Ordering::Relaxed))
         };

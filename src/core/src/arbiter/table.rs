@@ -4,8 +4,8 @@
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 #![deny(clippy::arithmetic_side_effects)]
 
-use super::charge::{CREDIT_NS, charge, owed_ns, virtual_ns};
-use super::words::{Arbiter, Crew, Grant, Seat, Terms};
+use super::charge::{CREDIT_NS, charge, owed_ns, terms_of, virtual_ns};
+use super::words::{Arbiter, Crew, Grant, Seat};
 use super::{ACTIVE_NS, AROUND_NS, GRACE_NS, OVERRUN_NS, QUANTUM_NS, Tenant, Turn, WHOLE_PPM, Wish};
 use crate::atomic::{AtomicU64, Ordering};
 
@@ -82,9 +82,8 @@ impl Table<'_> {
     pub(super) fn hold(&self, found: u64, grant: Grant) -> Option<Turn> {
         let Wish { now_ns, tail_ns, cost_ns, .. } = *self.wish;
         let company = self.company(grant);
-        let is_high = self.terms().is_high;
         let start_ns = tail_ns.max(now_ns);
-        let window_ns = if company.high_is_around && !is_high { WINDOW_NS } else { QUANTUM_NS };
+        let window_ns = self.window_ns(&company);
         if !company.waits {
             self.look_ahead(&company, grant.until_ns.max(now_ns.saturating_add(QUANTUM_NS)));
             if grant.until_ns < now_ns.saturating_add(QUANTUM_NS / 2) {
@@ -131,13 +130,13 @@ impl Table<'_> {
         let is_behind = !is_first && company.first.is_some_and(|first| first < mine);
         // Whoever has the turn says when it is done.
         let is_held = !is_first && grant.holder.is_some();
-        let holder_is_high =
-            holder.is_some_and(|seat| Terms::unpack(seat.terms.load(Ordering::Relaxed)).is_high);
         let take_ns = match is_held {
             false => free_ns,
             // Who is between two pieces of work has nothing to say.
             true if has_room => free_ns,
-            true if holder_is_high => free_ns.saturating_add(HIGH_GRACE_NS),
+            true if holder.is_some_and(|seat| terms_of(seat).is_high) => {
+                free_ns.saturating_add(HIGH_GRACE_NS)
+            }
             true if holder.is_some_and(is_crew) => free_ns.saturating_add(CREW_GRACE_NS),
             true => free_ns.saturating_add(GRACE_NS),
         };
@@ -163,30 +162,28 @@ impl Table<'_> {
             let until_ns = now_ns.saturating_add(PATIENCE_NS);
             return Some(Turn::Wait { until_ns, grant: found, is_moment: false });
         }
-        let start_ns = now_ns;
-        let next = Grant { holder: Some(self.place), until_ns: start_ns.saturating_add(QUANTUM_NS) };
+        let next = Grant { holder: Some(self.place), until_ns: now_ns.saturating_add(QUANTUM_NS) };
         if !replace(&self.arbiter.grant, found, next) {
             return None;
         }
         if let Some(seat) = holder {
-            charge(seat, start_ns.min(seat.busy_until_ns.load(Ordering::Relaxed)));
+            charge(seat, now_ns.min(seat.busy_until_ns.load(Ordering::Relaxed)));
         }
-        self.seat.held_from_ns.store(start_ns, Ordering::Relaxed);
+        self.seat.held_from_ns.store(now_ns, Ordering::Relaxed);
         self.seat.turn_count.fetch_add(1, Ordering::Relaxed);
         self.arbiter.clock.fetch_max(self.seat.clock.load(Ordering::Relaxed), Ordering::Relaxed);
         if !company.is_around {
             return Some(calm(now_ns));
         }
         self.look_ahead(&company, next.until_ns);
-        let window_ns = if company.high_is_around && !self.terms().is_high { WINDOW_NS } else { QUANTUM_NS };
-        let limit_ns = next.until_ns.min(start_ns.saturating_add(window_ns));
+        let limit_ns = next.until_ns.min(now_ns.saturating_add(self.window_ns(&company)));
         Some(Turn::Go { limit_ns, look_ns: now_ns.saturating_add(LOOK_NS) })
     }
 
     /// Who is at it while others want the device, too, is expected to have more for it in a moment; unless there is time
     /// for everybody.
     fn look_ahead(&self, company: &Company, until_ns: u64) {
-        let is_wanted = self.is_dense && self.is_saturated(company) && !self.terms().is_high;
+        let is_wanted = self.is_dense && self.is_saturated(company) && !terms_of(self.seat).is_high;
         let done_ns = self.wish.now_ns.saturating_add(self.wish.cost_ns);
         let horizon_ns = if is_wanted { done_ns.saturating_add(HORIZON_NS).min(until_ns) } else { 0 };
         self.tenant.horizon_ns.store(horizon_ns, Ordering::Relaxed);
@@ -234,8 +231,9 @@ impl Table<'_> {
         }
     }
 
-    fn terms(&self) -> Terms {
-        Terms::unpack(self.seat.terms.load(Ordering::Relaxed))
+    /// How much may be in flight.
+    fn window_ns(&self, company: &Company) -> u64 {
+        if company.high_is_around && !terms_of(self.seat).is_high { WINDOW_NS } else { QUANTUM_NS }
     }
 
     /// What all others do.
@@ -255,7 +253,7 @@ impl Table<'_> {
                 .contains(&seat.wants_until_ns.load(Ordering::Relaxed));
             let is_around = since_ns < AROUND_NS;
             company.is_around |= is_around;
-            company.high_is_around |= is_around && Terms::unpack(seat.terms.load(Ordering::Relaxed)).is_high;
+            company.high_is_around |= is_around && terms_of(seat).is_high;
             if waits || since_ns < ACTIVE_NS {
                 let duty_ppm = seat.duty_ppm.load(Ordering::Relaxed).min(WHOLE_PPM);
                 company.duty_ppm = company.duty_ppm.saturating_add(duty_ppm);
@@ -283,7 +281,7 @@ impl Table<'_> {
 
     /// Where somebody comes who will have been served `taken_ns` more.
     fn rank(&self, seat: &Seat, place: usize, taken_ns: u64) -> Rank {
-        let terms = Terms::unpack(seat.terms.load(Ordering::Relaxed));
+        let terms = terms_of(seat);
         let clock = seat.clock.load(Ordering::Relaxed).saturating_add(virtual_ns(taken_ns, terms));
         let now_ns = self.wish.now_ns;
         if terms.share_ppm == 0 {
