@@ -19,7 +19,7 @@ from world import ROOT, Failure, Machine
 Result = TypeVar("Result")
 
 
-def parser(script: str, budget: float) -> argparse.ArgumentParser:
+def parser(script: str, budget: float | None) -> argparse.ArgumentParser:
     """The options that all of these scripts take."""
     made = argparse.ArgumentParser(usage=f"scripts/{script} [OPTION...] [SECTION...]; see --help there")
     made.add_argument("sections", nargs="*")

@@ -1,13 +1,13 @@
 """Runs the sections of scripts/gpu-sharing and writes what they found. Started by that script, which has the help."""
 
 import argparse
-import os
 import sys
 import time
 from pathlib import Path
 from random import SystemRandom
 
 import report
+import sections
 import sharing_chart
 import sharing_pairs
 import sharing_selftest
@@ -18,7 +18,7 @@ from compute_load import Loads
 from sections import describe, run_on, run_section, show
 from sharing_pairs import Sharing
 from sharing_tenants import prepare
-from world import ROOT, Machine
+from world import Machine
 
 # Name: (title, what runs it, seconds it takes at most, the same with --quick, whether the simulated driver will do).
 SECTIONS = {
@@ -40,21 +40,15 @@ SLOW = "torch"
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(usage="scripts/gpu-sharing [OPTION...] [SECTION...]; see --help there")
-    parser.add_argument("sections", nargs="*")
-    parser.add_argument("--simulated", action="store_true")
-    parser.add_argument("--quick", action="store_true")
+    parser = sections.parser("gpu-sharing", budget=None)
     parser.add_argument("--self-test", action="store_true")
     parser.add_argument("--seed", type=int)
-    parser.add_argument("--library")
-    parser.add_argument("--out", default=os.environ.get("OUT") or str(ROOT / "target" / "gpu-sharing"))
-    parser.add_argument("--budget", type=float)
-    options = parser.parse_args()
-    for name in options.sections:
-        if name not in SECTIONS:
-            parser.error(f"unknown section {name}: choose from {' '.join(SECTIONS)}")
-    options.null = False
-    options.sections = options.sections or [name for name in SECTIONS if not (options.quick and name == SLOW)]
+    named = bool(parser.parse_args().sections)
+    options = sections.parse(parser, SECTIONS)
+    if options.null:
+        parser.error("--null: work that takes no time can't be shared")
+    if options.quick and not named:
+        options.sections.remove(SLOW)
     if options.budget is None:
         options.budget = 145 if options.quick else 470
     if options.seed is None:
