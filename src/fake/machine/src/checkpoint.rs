@@ -5,6 +5,7 @@
 
 use crate::layout::{Layout, MAX_PROCESSES, Process};
 use crate::machine::{Machine, Member, with_timeline};
+use crate::naming::pid_here;
 use crate::{lock, process};
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -62,6 +63,7 @@ impl Machine {
     pub fn stop(&self, pid: u32, timeout: Option<Duration>) -> Result<(), Refusal> {
         let index = self.index_of(pid)?;
         let slot = &self.layout().processes[index];
+        let named = slot.pid.load(Relaxed);
         settled(slot);
         slot.stopper.store(std::process::id(), Relaxed);
         exchange(slot, RUNNING, LOCKING)?;
@@ -73,7 +75,7 @@ impl Machine {
             }
             std::thread::sleep(Duration::from_micros(200));
             self.reap();
-            if slot.pid.load(Relaxed) != pid {
+            if slot.pid.load(Relaxed) != named {
                 return Err(Refusal::NoProcess);
             }
         }
@@ -153,7 +155,7 @@ impl Machine {
     fn index_of(&self, pid: u32) -> Result<usize, Refusal> {
         self.reap();
         let slots = &self.layout().processes;
-        let found = (0..MAX_PROCESSES).find(|&index| slots[index].pid.load(Relaxed) == pid && pid != 0);
+        let found = (0..MAX_PROCESSES).find(|&index| pid_here(&slots[index]) == Some(pid));
         let index = found.ok_or(Refusal::NoProcess)?;
         match std::fs::File::open(format!("/proc/{pid}/mem")) {
             Ok(_) => Ok(index),

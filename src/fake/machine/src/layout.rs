@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64};
 /// First word of a state file.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"vcudafak");
 /// Raised whenever this file's layout changes.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// GPUs one machine may have.
 pub const MAX_GPUS: usize = 16;
 /// Processes that may use the machine at the same time.
@@ -78,12 +78,14 @@ pub struct Gpu {
 /// One process that uses the GPUs.
 #[repr(C, align(64))]
 pub struct Process {
-    /// 0 in a free slot.
+    /// In its own PID namespace; 0 in a free slot.
     pub pid: AtomicU32,
     /// What was done to it from outside, one of the words of `checkpoint`.
     pub standing: AtomicU32,
     /// When the process began, in clock ticks after boot; tells apart two with the same id.
     pub start_ticks: AtomicU64,
+    /// Inode of its PID namespace.
+    pub namespace: AtomicU64,
     /// Who is about to stop it, while `standing` says that somebody is.
     pub stopper: AtomicU32,
     /// Why it can't be put aside: a sum of the obstacles below.

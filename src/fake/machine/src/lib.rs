@@ -132,6 +132,7 @@ mod config;
 mod layout;
 mod lock;
 mod machine;
+mod naming;
 mod process;
 mod region;
 mod timeline;

@@ -2,6 +2,7 @@
 
 use crate::config::GpuSpec;
 use crate::layout::{Gpu, Holding, Layout, MAX_PROCESSES};
+use crate::naming::pid_here;
 use crate::process::{self, Claim};
 use crate::region::{MachineError, Region};
 use crate::timeline::{Busy, LineId, Mark, Slices, Timeline};
@@ -101,24 +102,28 @@ impl Machine {
         process::reap(&self.region)
     }
 
-    /// The live processes with anything on a GPU, contexts or memory.
+    /// The live processes that this one sees with anything on a GPU, contexts or memory.
     pub fn users(&self, gpu: usize) -> Vec<ProcessUse> {
         self.reap();
         let busy: [u64; MAX_PROCESSES] =
             self.timeline(|timeline| std::array::from_fn(|process| timeline.busy_ns_of(process, gpu)));
-        let all = self.layout().processes.iter().zip(busy).map(|(slot, busy_ns)| {
+        let using = self.layout().processes.iter().zip(busy).filter_map(|(slot, busy_ns)| {
             let holding = &slot.gpus[gpu];
-            ProcessUse {
-                pid: slot.pid.load(Relaxed),
-                contexts: holding.contexts.load(Relaxed),
+            let contexts = holding.contexts.load(Relaxed);
+            if contexts <= 0 && holding.device_bytes.load(Relaxed) == 0 {
+                return None;
+            }
+            Some(ProcessUse {
+                pid: pid_here(slot)?,
+                contexts,
                 bytes: Bytes {
                     device: holding.device_bytes.load(Relaxed),
                     process: holding.process_bytes.load(Relaxed),
                 },
                 busy_ns,
-            }
+            })
         });
-        all.filter(|user| user.pid != 0 && (user.contexts > 0 || user.bytes.device > 0)).collect()
+        using.collect()
     }
 
     /// What a GPU did up to now, for all processes and for each. Asking notices processes that died; what they

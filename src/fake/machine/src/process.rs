@@ -4,7 +4,7 @@
 use crate::layout::{LIFE_LOCK_OFFSET, Layout, MAX_PROCESSES, Process};
 use crate::machine::with_timeline;
 use crate::region::{MachineError, Region, open_file};
-use crate::{checkpoint, lock};
+use crate::{checkpoint, lock, naming};
 use memmap2::{MmapOptions, MmapRaw};
 use std::fs::File;
 use std::io;
@@ -43,6 +43,7 @@ pub(crate) fn claim(region: &Region) -> Result<Claim, MachineError> {
             clear(layout, index);
         }
         slot.start_ticks.store(own_start_ticks(), Relaxed);
+        slot.namespace.store(naming::own_namespace(), Relaxed);
         slot.pid.store(std::process::id(), Relaxed);
         return Ok(Claim { index, _life: life });
     }

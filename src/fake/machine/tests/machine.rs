@@ -22,7 +22,12 @@ fn member(path: &Path) -> Member {
 
 /// Starts this binary as `role` of a test and waits until it says that it is ready.
 fn start(test: &str, role: &str, path: &Path) -> Child {
-    let mut child = Command::new(std::env::current_exe().unwrap())
+    start_by(Command::new(std::env::current_exe().unwrap()), test, role, path)
+}
+
+/// As `start`, by a program that starts it.
+fn start_by(mut program: Command, test: &str, role: &str, path: &Path) -> Child {
+    let mut child = program
         .args([test, "--exact", "--nocapture", "--test-threads=1"])
         .env(ROLE, role)
         .env(FILE, path)
@@ -42,6 +47,15 @@ fn play_role() {
         "hold" => {
             member.take(0, Bytes::of_process(3 * GIB)).unwrap();
             member.count_contexts(0, 1);
+            println!("ready");
+            loop {
+                std::thread::park();
+            }
+        }
+        "look" => {
+            member.count_contexts(1, 1);
+            let seen: Vec<usize> = (0..2).map(|gpu| member.machine().users(gpu).len()).collect();
+            assert_eq!((std::process::id(), seen), (1, vec![0, 1]), "it sees itself alone");
             println!("ready");
             loop {
                 std::thread::park();
@@ -118,6 +132,44 @@ fn a_killed_process_gives_its_memory_back() {
     child.wait().unwrap();
     assert_eq!(member.take(0, Bytes::of_process(2 * GIB)), Ok(()), "whoever needs it takes it");
     assert_eq!(member.machine().users(0).len(), 1);
+}
+
+#[test]
+fn processes_are_named_by_the_ids_of_the_asker_s_namespace() {
+    const TEST: &str = "processes_are_named_by_the_ids_of_the_asker_s_namespace";
+    play_role();
+    let in_a_namespace = || {
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--pid", "--fork", "--kill-child", "--mount-proc"]);
+        unshare
+    };
+    if !in_a_namespace().arg("true").status().is_ok_and(|ended| ended.success()) {
+        eprintln!("skipped: PID namespaces can't be made here");
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("machine");
+    let machine = machine(&path);
+    let by = |role| {
+        let mut unshare = in_a_namespace();
+        unshare.arg(std::env::current_exe().unwrap());
+        start_by(unshare, TEST, role, &path)
+    };
+    let mut children = [by("hold"), by("look")];
+    for (gpu, child) in children.iter().enumerate() {
+        let children = format!("/proc/{0}/task/{0}/children", child.id());
+        let inside: u32 = std::fs::read_to_string(children).unwrap().trim().parse().unwrap();
+        let users = machine.users(gpu);
+        assert_eq!(
+            users.iter().map(|user| user.pid).collect::<Vec<_>>(),
+            [inside],
+            "both are 1 in their own"
+        );
+    }
+    for child in &mut children {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
 }
 
 /// Lets processes go on for a while, kills them all, and sees them gone.
