@@ -110,6 +110,9 @@ pub enum Turn {
     Pause {
         /// When to ask again.
         until_ns: u64,
+        /// Other processes of the container are at work, too, and what all of them have in flight takes as long as it takes:
+        /// when this one's is done it says so ([`Tenant::release`]), and the last has the turn go on.
+        is_guess: bool,
     },
     /// The turn is over: have it handed on ([`Tenant::release`]) when all that was given is done, and ask again.
     Over {

@@ -124,7 +124,7 @@ proptest! {
         for _ in 0..50 {
             let (until_ns, most_ns) = match tenant.ask(&arbiter, &Wish { since_ns: NOW_NS, ..wish(now_ns) }) {
                 Turn::Go { .. } => (now_ns + 1_000_000, u64::MAX),
-                Turn::Wait { until_ns, .. } | Turn::Pause { until_ns } => (until_ns, 5 * QUANTUM_NS),
+                Turn::Wait { until_ns, .. } | Turn::Pause { until_ns, .. } => (until_ns, 5 * QUANTUM_NS),
                 Turn::Over { until_ns } => {
                     let _ = tenant.release(&arbiter, now_ns, true);
                     (until_ns, 5 * QUANTUM_NS)

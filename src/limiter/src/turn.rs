@@ -101,11 +101,11 @@ where
             }
             match turn {
                 Turn::Go { .. } => {}
-                Turn::Pause { until_ns } => {
+                Turn::Pause { until_ns, is_guess: false } => {
                     machine.sleep_until(until_ns.min(now_ns.saturating_add(LOOK_UP_NS)));
                     self.settle(machine);
                 }
-                Turn::Over { until_ns } => {
+                Turn::Over { until_ns } | Turn::Pause { until_ns, is_guess: true } => {
                     self.note_contended(now_ns);
                     self.end_all(machine);
                     self.finish(machine, until_ns);
@@ -180,7 +180,9 @@ where
             return Released::NotHeld;
         };
         let released = tenant.release(arbiter, machine.now_ns(), has_more);
-        if released == Released::Free {
+        // Others of the container may be asleep until the last of them is done, and those who wait for the device until it is
+        // free.
+        if matches!(released, Released::Free | Released::GoesOn) {
             machine.wake(&arbiter.grant);
         }
         released

@@ -203,7 +203,8 @@ impl Table<'_> {
         if tail_ns <= now_ns || tail_ns < limit_ns {
             return Turn::Go { limit_ns, look_ns: now_ns.saturating_add(look_ns) };
         }
-        Turn::Pause { until_ns: tail_ns.saturating_sub(window_ns / 2).max(now_ns.saturating_add(AWAKE_NS)) }
+        let until_ns = tail_ns.saturating_sub(window_ns / 2).max(now_ns.saturating_add(AWAKE_NS));
+        Turn::Pause { until_ns, is_guess: self.tenant.is_joint.load(Ordering::Relaxed) }
     }
 
     /// Another turn right after the last, which ends at `start_ns`.

@@ -175,6 +175,18 @@ fn processes_gain_nothing() {
     assert!(got[0] > 0.47 && got[1] > 0.40, "{got:.3?}");
 }
 
+/// Nor less: what its processes have in flight together is known only when it is done, and until then each takes the
+/// device to be busy for longer than it is.
+#[test]
+fn processes_lose_nothing() {
+    for (mean_ns, pattern) in [(20_000, Pattern::Free), (2_000_000, Pattern::SyncEvery(1))] {
+        let many = vec![Program::of(mean_ns, pattern); 4];
+        let both = [Container::weighted(7, &many), Container::weighted(3, &free(200_000))];
+        let got = of_solo(&both, 2 * SECOND_NS);
+        assert!(got[0] > 0.67 && (got[1] - 0.3).abs() < 0.01, "{got:.3?} of {mean_ns} ns");
+    }
+}
+
 #[test]
 fn hard_limits_hold_whatever_others_do() {
     for (one, other) in [
