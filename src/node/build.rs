@@ -1,7 +1,8 @@
 //! Compiles the messages that kubelet and its plugins exchange, without any program of protobuf's.
 use std::error::Error;
 
-const FILES: [&str; 4] = ["pluginregistration.proto", "dra.proto", "drahealth.proto", "deviceplugin.proto"];
+const FILES: [&str; 5] =
+    ["pluginregistration.proto", "dra.proto", "drahealth.proto", "deviceplugin.proto", "podresources.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");

@@ -4,14 +4,16 @@ what the plugin answered. Each row: whether it is so, what, and a detail."""
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
 
 import grpc
-from kubelet import PATIENCE_S, Kubelet
+from kubelet import NAMESPACE, PATIENCE_S, Kubelet
 from machine import ROOT, Machine
 
 RESOURCE = "vcuda.dev/slice"
@@ -81,6 +83,22 @@ class Node:
                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=PATIENCE_S)
         return dict(line.split(" ", 1) for line in done.stdout.splitlines() if " " in line), done.stderr
 
+    def said(self, words):
+        """How many lines of its log have these words."""
+        return sum(words in line for line in (self.machine.path / "agent.log").read_text().splitlines())
+
+    def labelled(self):
+        """Pod and container of each share, as its metrics have them; those of shares that are nobody's yet are empty."""
+        log = (self.machine.path / "agent.log").read_text()
+        address = log.rsplit("serving ", 1)[1].split()[0]
+        with urllib.request.urlopen(address, timeout=PATIENCE_S) as answer:
+            lines = answer.read().decode().splitlines()
+        found = {}
+        for line in (line for line in lines if line.startswith("vcuda_container_processes{")):
+            labels = dict(re.findall(r'(\w+)="([^"]*)"', line))
+            found[labels["share"]] = (labels["namespace"], labels["pod"], labels["container"])
+        return found
+
     def eventually(self, condition):
         deadline = time.monotonic() + PATIENCE_S
         while not condition():
@@ -99,6 +117,7 @@ def checks(build_first):
         node.start()
         try:
             yield from conversation(node, pods, totals)
+            yield from whose(node, pods, totals)
             yield from restarts(node, pods)
             yield from kills(node, pods)
         except Exception:
@@ -150,6 +169,31 @@ def conversation(node, pods, program):
                 yield False, f"refuses {what}", "it was given"
             except grpc.RpcError as error:
                 yield words in error.details(), f"refuses {what}", error.details()
+
+
+def whose(node, pods, program):
+    """Metrics of slices have the labels of whose they are, as soon as kubelet says so, and without it nothing else fails."""
+    with Kubelet(node.device_plugins, pods) as kubelet:
+        kubelet.meet()
+        name = next(iter(node.names()[0]))
+        good = node.eventually(lambda: node.labelled().get(name) == ("", "", ""))
+        good = good and node.eventually(lambda: node.said("no labels of pods for now") == 1)
+        yield good, "while kubelet does not say whose slices are, that is told once", ""
+        kubelet.serve_pod_resources()
+        good = node.eventually(lambda: node.labelled().get(name) == (NAMESPACE, "a", "main"))
+        yield good, "metrics of a share have its pod, once kubelet says whose it is", str(node.labelled().get(name))
+        free = [one for one in sorted(kubelet.devices()) if one not in pods["a", "main"]]
+        answer = kubelet.allocate("d", "second", free[:1])
+        other = answer.cdi_devices[1].name.split("=")[1]
+        begun = time.monotonic()
+        # Metrics are of shares that something of CUDA has run in.
+        node.run(answer, program)
+        good = node.eventually(lambda: node.labelled().get(other) == (NAMESPACE, "d", "second"))
+        yield good, "also of one that is given later", f"after {time.monotonic() - begun:.1f} s"
+        kubelet.forget("d")
+        good = node.eventually(lambda: node.labelled() == {name: (NAMESPACE, "a", "main")})
+        good = good and node.names()[0] == {name} and node.said("no labels of pods for now") == 1
+        yield good, "and when its pod has ended it is gone, and the other as it was", str(node.labelled())
 
 
 def restarts(node, pods):

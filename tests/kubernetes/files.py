@@ -78,6 +78,11 @@ def agreements(everything, deploy):
         yield asked <= known and len(asked) > 4, "the agent knows its options", ", ".join(asked - known)
         mounted = {mount["name"]: mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
         same = all(mounted[volume["name"]] == volume["hostPath"]["path"] for volume in pod["volumes"])
+        # Kubelet answers there, and the agent has nothing to write.
+        asked = [mount for mount in pod["containers"][0]["volumeMounts"] if mount["mountPath"].endswith("/pod-resources")]
+        plugin = "VCUDA_NODE_KUBERNETES_SLICES" in {entry["name"] for entry in pod["containers"][0]["env"]}
+        good = len(asked) == plugin and all(mount.get("readOnly") for mount in asked)
+        yield good, "kubelet's pod-resources are mounted where they are asked for, read-only", f"{len(asked)} mounts"
         # CDI files and answers to kubelet name the node's paths.
         yield same and len(mounted) == len(pod["volumes"]), "directories have the node's own paths", ", ".join(mounted.values())
     accounts = {(one["metadata"].get("namespace"), one["metadata"]["name"])

@@ -14,6 +14,8 @@ from messages import load
 
 PATIENCE_S = 60
 MESSAGES, SERVICES = load("deviceplugin")
+POD_MESSAGES, POD_SERVICES = load("podresources")
+NAMESPACE = "team-a"
 import grpc  # noqa: E402
 
 
@@ -23,7 +25,7 @@ class Kubelet:
     def __init__(self, directory, pods):
         self.directory, self.pods = directory, pods
         self.registered, self.lists = queue.Queue(), queue.Queue()
-        self.plugin = self.channel = None
+        self.plugin = self.channel = self.pod_resources = None
 
     def __enter__(self):
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -37,7 +39,30 @@ class Kubelet:
         self.server.start()
         return self
 
+    def serve_pod_resources(self):
+        """Says from now on who has what, as kubelet does on another socket."""
+        directory = self.directory.parent / "pod-resources"
+        directory.mkdir(exist_ok=True)
+        self.pod_resources = grpc.server(futures.ThreadPoolExecutor(2))
+        POD_SERVICES.add_PodResourcesListerServicer_to_server(self, self.pod_resources)
+        self.pod_resources.add_insecure_port(f"unix:{directory / 'kubelet.sock'}")
+        self.pod_resources.start()
+
+    def List(self, request, context):
+        answer = POD_MESSAGES.ListPodResourcesResponse()
+        pods = {}
+        for (name, container), ids in list(self.pods.items()):
+            if name not in pods:
+                pods[name] = answer.pod_resources.add(name=name, namespace=NAMESPACE)
+            # Init containers are left out, and each device is by itself.
+            if container != "init":
+                devices = [{"resource_name": "vcuda.dev/slice", "device_ids": [one]} for one in ids]
+                pods[name].containers.add(name=container, devices=devices)
+        return answer
+
     def __exit__(self, *_):
+        if self.pod_resources:
+            self.pod_resources.stop(None).wait()
         if self.channel:
             self.channel.close()
         self.server.stop(None).wait()

@@ -121,6 +121,12 @@ pub(crate) fn write(wanted: &Wanted, cdi: &Path, directory: &Path) -> Result<(),
     let text = limits_text(wanted)?;
     files::write(&directory.join(LIMITS_FILE), text.as_bytes(), lasts)?;
     vcuda_core::control::Control::open_or_create(directory.join(SHARE_CONTROL_FILE))?;
+    describe(wanted, cdi, directory)
+}
+
+/// Writes what a share was asked to be, and for whom, in the place of what was written before.
+pub(crate) fn describe(wanted: &Wanted, cdi: &Path, directory: &Path) -> Result<(), ShareError> {
+    let lasts = wanted.made_by == crate::MadeBy::Cli;
     files::write(&directory.join(record::FILE), Record::of(wanted, cdi).to_text().as_bytes(), lasts)
 }
 

@@ -9,10 +9,11 @@ use crate::error::ShareError;
 use crate::places::{LIBRARY_IN_CONTAINER, Places};
 use crate::promises;
 use crate::record::Record;
-use crate::share::{Share, cdi_file, share_of_cdi_file, write};
+use crate::share::{Share, cdi_file, describe, share_of_cdi_file, write};
 use crate::wanted::{MadeBy, Wanted};
 use crate::{cdi, files, is_usable};
 use files::Lock;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use vcuda_core::control::Control;
@@ -112,6 +113,24 @@ impl Store {
     /// [`ShareError`].
     pub fn find(&self, name: &str) -> Result<Option<Share>, ShareError> {
         if is_usable(name) { Share::read(&self.directory(name)) } else { Ok(None) }
+    }
+
+    /// Gives the share `name` other labels: whose it is may become known only after it was made. False if there is no such
+    /// share, or it has them already.
+    ///
+    /// # Errors
+    /// [`ShareError`].
+    pub fn relabel(&self, name: &str, labels: &BTreeMap<String, String>) -> Result<bool, ShareError> {
+        if !self.places.shares.is_dir() {
+            return Ok(false);
+        }
+        let _lock = Lock::take(&self.places.shares)?;
+        let Some(mut share) = self.find(name)?.filter(|share| share.wanted.labels != *labels) else {
+            return Ok(false);
+        };
+        share.wanted.labels.clone_from(labels);
+        describe(&share.wanted, &share.cdi, &share.directory)?;
+        Ok(true)
     }
 
     /// Removes the share `name`, whoever uses it: what runs in it goes on under its limits, but they can't be changed any

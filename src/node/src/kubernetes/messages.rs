@@ -20,3 +20,8 @@ pub mod dra_health {
 pub mod device_plugin {
     tonic::include_proto!("v1beta1");
 }
+
+/// Which pods have which devices.
+pub mod pod_resources {
+    tonic::include_proto!("v1");
+}

@@ -8,6 +8,7 @@ mod answer;
 mod checkpoint;
 mod cut;
 mod grants;
+mod owners;
 mod pack;
 mod service;
 #[cfg(test)]
@@ -30,6 +31,7 @@ use vcuda_shares::Store;
 use self::checkpoint::Held;
 pub use self::cut::Cut;
 use self::grants::Grants;
+use self::owners::Labeller;
 use self::service::Service;
 use super::inventory::Inventory;
 use super::messages::device_plugin::RegisterRequest;
@@ -93,6 +95,7 @@ pub async fn run(
         }
     }
     let name = format!("{SOCKET_PREFIX}{}{SOCKET_SUFFIX}", setup.instance);
+    let mut labeller = Labeller::new(setup.kubelet.pod_resources());
     while !pulse.is_shut_down() {
         sweep(&directory, |other| other.starts_with(SOCKET_PREFIX) && other.ends_with(SOCKET_SUFFIX));
         let socket = Socket::bind(directory.join(&name))?;
@@ -109,7 +112,7 @@ pub async fn run(
         let server = tokio::spawn(socket.serve(Routes::new(DevicePluginServer::new(service)), stop.clone()));
         let registration = Registration { directory: &directory, name: &name, ours, pulse: &pulse };
         if let Some(kubelet) = registration.register().await {
-            registration.stay(&kubelet, &grants, &listeners).await;
+            registration.stay(&kubelet, &grants, &mut labeller, &listeners).await;
         }
         stop.cancel();
         server.await.context("the server")??;
@@ -152,8 +155,15 @@ impl Registration<'_> {
         }
     }
 
-    /// Stays until kubelet must be told again or the agent ends, and meanwhile removes what nobody has any more.
-    async fn stay(&self, kubelet: &Presence, grants: &Arc<Grants>, listeners: &AtomicUsize) {
+    /// Stays until kubelet must be told again or the agent ends, and meanwhile removes what nobody has any more and writes
+    /// down whose the others are.
+    async fn stay(
+        &self,
+        kubelet: &Presence,
+        grants: &Arc<Grants>,
+        labeller: &mut Labeller,
+        listeners: &AtomicUsize,
+    ) {
         let mut last_heard = Instant::now();
         let mut last_reclaim: Option<Instant> = None;
         while self.pulse.unless_shut_down(tokio::time::sleep(LOOK)).await.is_some() {
@@ -171,6 +181,9 @@ impl Registration<'_> {
             if last_reclaim.is_none_or(|last| last.elapsed() >= grants.reclaim_every()) {
                 last_reclaim = Some(Instant::now());
                 reclaim(grants, Some(self.directory.join(checkpoint::FILE))).await;
+            }
+            if self.pulse.unless_shut_down(labeller.look(grants)).await.is_none() {
+                return;
             }
         }
     }

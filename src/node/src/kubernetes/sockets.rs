@@ -54,6 +54,11 @@ impl KubeletDirectory {
         self.0.join("device-plugins")
     }
 
+    /// Where kubelet answers who has what.
+    pub fn pod_resources(&self) -> PathBuf {
+        self.0.join("pod-resources").join("kubelet.sock")
+    }
+
     /// Whether kubelet has been here: a directory of its making is there.
     ///
     /// # Errors

@@ -6,7 +6,7 @@
 //! of its pod may have as well. Must never remove a share whose container kubelet may yet start.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use vcuda_core::device::Uuid;
@@ -16,6 +16,7 @@ use vcuda_shares::{MadeBy, Share, ShareError, Store, Swept, Wanted};
 use super::super::inventory::{Gpu, Inventory};
 use super::checkpoint::Held;
 use super::cut::{Cut, Cutting, Slices, parse_device_id, share_name, slices_of_share};
+use super::owners::Owners;
 
 /// Makes shares of slices, and removes them.
 #[derive(Debug)]
@@ -24,19 +25,36 @@ pub struct Grants {
     cut: Cut,
     /// How long a share is kept that kubelet does not know: it writes down what it was answered a moment later.
     kept: Duration,
+    given: Mutex<Given>,
+}
+
+/// What is remembered of what was given. Held while shares are made, changed and removed.
+#[derive(Debug, Default)]
+struct Given {
     /// Since when kubelet has not known each of these shares.
-    unknown_since: Mutex<HashMap<String, Instant>>,
+    unknown_since: HashMap<String, Instant>,
+    /// When a container was given slices last.
+    last: Option<Instant>,
 }
 
 impl Grants {
     /// Shares in `store`.
     pub fn new(store: Store, cut: Cut, kept: Duration) -> Grants {
-        Grants { store, cut, kept, unknown_since: Mutex::default() }
+        Grants { store, cut, kept, given: Mutex::default() }
     }
 
     /// How often they should be looked through.
     pub fn reclaim_every(&self) -> Duration {
         (self.kept / 4).clamp(Duration::from_secs(1), Duration::from_secs(15))
+    }
+
+    /// When a container was given slices last.
+    pub fn last_given(&self) -> Option<Instant> {
+        self.given().last
+    }
+
+    fn given(&self) -> MutexGuard<'_, Given> {
+        self.given.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How GPUs are cut.
@@ -51,12 +69,13 @@ impl Grants {
     pub fn allocate(&self, inventory: &Inventory, ids: &[String]) -> Result<Vec<Share>, String> {
         let wanted = self.by_gpu(inventory, ids)?;
         // Held throughout, so that nothing is removed meanwhile.
-        let mut unknown_since = self.unknown_since.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut given = self.given();
+        given.last = Some(Instant::now());
         let all = self.store.list().map_err(|error| error.to_string())?;
         let mut shares = Vec::new();
         for (gpu, cutting, slices) in wanted {
             fits_beside(gpu, cutting, slices, &all)?;
-            unknown_since.remove(&share_name(gpu.uuid, slices));
+            given.unknown_since.remove(&share_name(gpu.uuid, slices));
             shares.push(self.share(gpu.uuid, cutting, slices).map_err(|error| error.to_string())?);
         }
         Ok(shares)
@@ -118,13 +137,37 @@ impl Grants {
         self.store.create(&wanted)
     }
 
+    /// Writes down whose the shares of slices are, as kubelet said when it was asked at `asked`; the names of those that
+    /// were written. What it knew before slices were given again says nothing.
+    ///
+    /// # Errors
+    /// [`ShareError`].
+    pub fn label(&self, owners: &Owners, asked: Instant) -> Result<Vec<String>, ShareError> {
+        let given = self.given();
+        let mut written = Vec::new();
+        if given.last.is_some_and(|last| last >= asked) {
+            return Ok(written);
+        }
+        for share in self.store.list()?.iter().filter(|share| share.wanted.made_by == MadeBy::Plugin) {
+            let slices = slices_of_share(share.name());
+            // Kubelet forgets a pod before its programs have ended; they stay that pod's.
+            let labels = slices.and_then(|slices| owners.labels(share.wanted.gpu_uuid, slices));
+            if let Some(labels) = labels
+                && self.store.relabel(share.name(), labels)?
+            {
+                written.push(share.name().to_owned());
+            }
+        }
+        Ok(written)
+    }
+
     /// Removes the shares of slices that kubelet has not known for some time and nobody uses, and what was left half-made;
     /// restores what containers need to start. Without `held` no share is removed.
     ///
     /// # Errors
     /// [`ShareError`].
     pub fn reclaim(&self, held: Option<&Held>) -> Result<Swept, ShareError> {
-        let mut unknown_since = self.unknown_since.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut given = self.given();
         let now = Instant::now();
         let mut removable = HashSet::new();
         let mut unknown = HashMap::new();
@@ -133,13 +176,13 @@ impl Grants {
             if share.wanted.made_by != MadeBy::Plugin || held.has(share.wanted.gpu_uuid, slices) {
                 continue;
             }
-            let since = unknown_since.get(share.name()).copied().unwrap_or(now);
+            let since = given.unknown_since.get(share.name()).copied().unwrap_or(now);
             unknown.insert(share.name().to_owned(), since);
             if now.duration_since(since) >= self.kept && share.users().is_empty() {
                 removable.insert(share.name().to_owned());
             }
         }
-        *unknown_since = unknown;
+        given.unknown_since = unknown;
         self.store.sweep(|share| !removable.contains(share.name()))
     }
 }

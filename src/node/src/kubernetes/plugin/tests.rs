@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use tempfile::TempDir;
@@ -17,11 +17,15 @@ use vcuda_shares::{MadeBy, Places, Store, Wanted};
 use super::super::inventory::{Gpu, Inventory};
 use super::super::messages::device_plugin::device_plugin_server::DevicePlugin;
 use super::super::messages::device_plugin::{Empty, ListAndWatchResponse};
+use super::super::messages::pod_resources::{
+    ContainerDevices, ContainerResources, ListPodResourcesResponse, PodResources,
+};
 use super::RESOURCE;
 use super::answer::answer;
 use super::checkpoint::{FILE, Held};
 use super::cut::device_id;
 use super::grants::Grants;
+use super::owners::Owners;
 use super::service::{self, Service};
 
 const GIB: u64 = 1 << 30;
@@ -198,6 +202,43 @@ fn shares_are_kept_for_as_long_as_kubelet_knows_them() {
     pause();
     assert_eq!(node.reclaim(&[]), [main.name()]);
     assert_eq!(node.names(), ["half"], "others' shares are others' business");
+}
+
+/// Kubelet's answer: one pod of that name has these slices.
+fn owners(pod: &str, slices: &[(u8, u32)]) -> Owners {
+    let devices = ContainerDevices { resource_name: RESOURCE.to_owned(), device_ids: ids(slices) };
+    let containers = vec![ContainerResources { name: "main".to_owned(), devices: vec![devices] }];
+    let pod = PodResources { name: pod.to_owned(), namespace: "team".to_owned(), containers };
+    Owners::of(ListPodResourcesResponse { pod_resources: vec![pod] })
+}
+
+#[test]
+fn shares_are_labelled_with_whose_they_are_once_kubelet_says() {
+    let node = Node::new("8", Duration::ZERO);
+    let before = Instant::now();
+    let share = node.allocate(&[(1, 0), (1, 1)]).unwrap().remove(0);
+    let pod = || node.store().find(share.name()).unwrap().unwrap().wanted.labels.get("pod").cloned();
+    let slices = [(1, 1), (1, 0)];
+    let label = |pod: &str, asked| node.grants.label(&owners(pod, &slices), asked).unwrap();
+    // Who had them before.
+    assert!(label("old", before).is_empty());
+    assert_eq!(pod(), None);
+    assert_eq!(label("a", Instant::now()), [share.name()]);
+    assert!(label("a", Instant::now()).is_empty(), "nothing new");
+    assert_eq!(pod().as_deref(), Some("a"));
+    // It has ended; the share is still its own.
+    assert!(node.grants.label(&owners("b", &[(2, 0)]), Instant::now()).unwrap().is_empty());
+    assert_eq!(pod().as_deref(), Some("a"));
+    // Others' shares are labelled by others.
+    let mut cli = Wanted::new("half", Uuid::gpu([2; 16]), MadeBy::Cli);
+    cli.memory_bytes = Some(GIB);
+    node.store().create(&cli).unwrap();
+    // The next container is another's until it is known whose it is.
+    node.allocate(&slices).unwrap();
+    assert_eq!(pod(), None);
+    assert_eq!(label("b", Instant::now()), [share.name()]);
+    assert_eq!(pod().as_deref(), Some("b"));
+    assert!(node.store().find("half").unwrap().unwrap().wanted.labels.is_empty());
 }
 
 #[test]
