@@ -36,8 +36,8 @@ pub struct Device {
     pub utilization_ratio: Option<f64>,
     /// Processes without the library that it works for; `None` where not all can be looked at and none is seen.
     pub foreign_processes: Option<u64>,
-    /// Whether it answers.
-    pub is_healthy: bool,
+    /// Whether it answers; faults that it has told of are not among this.
+    pub answers: bool,
 }
 
 /// The job: asks and publishes the answers.
@@ -143,7 +143,7 @@ fn ask_one(library: &Nvml, index: u32, lookout: &mut Lookout) -> Result<(String,
         used_bytes: memory.as_ref().map(|memory| memory.used),
         utilization_ratio: utilization.map(|rates| f64::from(rates.gpu) / 100.0),
         foreign_processes: foreign.map(|found| found.foreign.len() as u64),
-        is_healthy: true,
+        answers: true,
     };
     Ok((uuid, device))
 }

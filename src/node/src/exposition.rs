@@ -15,6 +15,7 @@ use prometheus_client::registry::Registry;
 use tokio::sync::watch::Receiver;
 
 use crate::devices::Devices;
+use crate::faults::Known;
 use crate::idle_release::Status;
 use crate::jobs::Health;
 use crate::reading::Reading;
@@ -31,6 +32,8 @@ pub struct Sources {
     pub readings: Receiver<Arc<Reading>>,
     /// The GPUs.
     pub devices: Receiver<Arc<Devices>>,
+    /// Faults of GPUs.
+    pub faults: Receiver<Arc<Known>>,
     /// Idle release; `None` if that is not done here.
     pub idle_release: Option<Receiver<Status>>,
     /// The agent's own jobs.

@@ -35,6 +35,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tracing::warn;
 
+use crate::faults::Known;
 use crate::jobs::{Jobs, Pulse};
 use crate::options::Options;
 use cluster::Cluster;
@@ -67,7 +68,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 ///
 /// # Errors
 /// Where the options can't be followed at all.
-pub async fn start(jobs: &mut Jobs, all: &Options) -> anyhow::Result<()> {
+pub async fn start(jobs: &mut Jobs, all: &Options, faults: &Receiver<Arc<Known>>) -> anyhow::Result<()> {
     let options = &all.kubernetes;
     let slices = options.slices(&all.shares);
     if slices.is_none() && options.kubernetes_node.is_none() {
@@ -77,7 +78,10 @@ pub async fn start(jobs: &mut Jobs, all: &Options) -> anyhow::Result<()> {
         install::install(from, &options.library)?;
     }
     let (sender, inventory) = watch::channel(None);
-    jobs.start("inventory", inventory::PATIENCE, move |pulse| inventory::run(sender.clone(), pulse));
+    let faults = faults.clone();
+    jobs.start("inventory", inventory::PATIENCE, move |pulse| {
+        inventory::run(sender.clone(), faults.clone(), pulse)
+    });
     if let Some(slices) = slices {
         let inventory = inventory.clone();
         jobs.start("device_plugin", plugin::PATIENCE, move |pulse| {

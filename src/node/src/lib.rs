@@ -9,6 +9,7 @@
 pub mod counters;
 pub mod devices;
 pub mod exposition;
+pub mod faults;
 pub mod idle_release;
 pub mod jobs;
 pub mod kubernetes;

@@ -17,7 +17,7 @@ use vcuda_node::kubernetes::webhook;
 use vcuda_node::options::{Options, Switch};
 use vcuda_node::places::Places;
 use vcuda_node::watch::Watcher;
-use vcuda_node::{devices, idle_release, serve};
+use vcuda_node::{devices, faults, idle_release, serve};
 
 /// How long jobs may take to end.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -42,6 +42,10 @@ fn main() -> ExitCode {
 }
 
 fn run(options: Options) -> anyhow::Result<()> {
+    if let Some(device) = &options.declare_well {
+        options.faults().declare_well(device)?.iter().for_each(|said| println!("{said}"));
+        return Ok(());
+    }
     vcuda_slices::truncation::survive().context("can't handle bus errors (SIGBUS)")?;
     // Two: what keeps one busy leaves the other. Looks at files and at the driver have threads of their own.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
@@ -76,8 +80,14 @@ async fn serve_until_told_to_end(options: Options) -> anyhow::Result<()> {
     });
     jobs.start("devices", devices::PATIENCE, move |pulse| devices::run(devices_sender.clone(), pulse));
 
+    let setup = options.faults();
+    let (faults_sender, faults) = watch::channel(Arc::new(setup.remembered()));
+    jobs.start("faults", faults::PATIENCE, move |pulse| {
+        faults::run(faults_sender.clone(), setup.clone(), pulse)
+    });
+
     let (status_sender, status) = watch::channel(Status::default());
-    vcuda_node::kubernetes::start(&mut jobs, &options).await?;
+    vcuda_node::kubernetes::start(&mut jobs, &options, &faults).await?;
     let is_on = options.idle_release == Switch::On;
     if is_on {
         let (places, readings) = (Places::of(&options), readings.clone());
@@ -88,7 +98,7 @@ async fn serve_until_told_to_end(options: Options) -> anyhow::Result<()> {
 
     let idle_release = is_on.then(|| status.clone());
     let exposition =
-        Arc::new(Exposition::new(Sources { readings, devices, idle_release, health: jobs.health() }));
+        Arc::new(Exposition::new(Sources { readings, devices, faults, idle_release, health: jobs.health() }));
     let server = tokio::spawn(serve::run(listener, exposition, jobs.health(), jobs.shutdown()));
     info!("serving http://{address}/metrics");
     if !address.ip().is_loopback() {

@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 use vcuda_core::location::SHARES_ON_HOST;
+use vcuda_faults::xid::Ignored;
 
+use crate::faults;
 use crate::kubernetes::options::KubernetesOptions;
 
 /// Serves metrics of the GPU slices of this machine, and takes back what ended programs left behind
@@ -45,12 +47,34 @@ pub struct Options {
     /// The first such slice is found within an interval
     #[arg(long, env = "VCUDA_NODE_IDLE_RELEASE", value_name = "SWITCH", default_value = "on")]
     pub idle_release: Switch,
+    /// Where faults of GPUs are remembered until they are mended. Without it, in "faults" beside the shares
+    #[arg(long, env = "VCUDA_NODE_FAULTS", value_name = "DIR")]
+    pub faults: Option<PathBuf>,
+    /// Errors of the driver (XIDs) that take no GPU out of service, as they are programs' own doing; or none, or all.
+    /// A double-bit ECC error is XID 48
+    #[arg(long, env = "VCUDA_NODE_IGNORE_XIDS", value_name = "XID,XID…", default_value = Ignored::DEFAULT)]
+    pub ignore_xids: Ignored,
+    /// Do nothing else than to declare a GPU or MIG instance well whose fault is mended, or all of them; agents that
+    /// run take it into service within a second
+    #[arg(long, value_name = "UUID")]
+    pub declare_well: Option<String>,
     /// How much is written to standard error
     #[arg(long, env = "VCUDA_NODE_LOG", value_name = "LEVEL", default_value = "info")]
     pub log: LogLevel,
     #[command(flatten)]
     #[expect(missing_docs, reason = "said where they are")]
     pub kubernetes: KubernetesOptions,
+}
+
+impl Options {
+    /// What is a fault of a GPU, and where it is remembered.
+    pub fn faults(&self) -> faults::Setup {
+        let beside = || self.shares.with_file_name("faults");
+        faults::Setup {
+            directory: self.faults.clone().unwrap_or_else(beside),
+            ignored: self.ignore_xids.clone(),
+        }
+    }
 }
 
 /// When control files of ended runs are removed.

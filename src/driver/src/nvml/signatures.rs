@@ -327,8 +327,8 @@ macro_rules! nvml_signature {
     (nvmlEventSetGetContextInfo_v1, $c:ident, $t:tt) => { $c! { $t fn nvmlEventSetGetContextInfo_v1(set: $crate::nvml::types::nvmlEventSet_t, params: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
     (nvmlEventSetGetGpuOperationalEventContextLegacyXid_v1, $c:ident, $t:tt) => { $c! { $t fn nvmlEventSetGetGpuOperationalEventContextLegacyXid_v1(set: $crate::nvml::types::nvmlEventSet_t, params: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
     (nvmlEventSetRegisterGpuOperationalEvents_v1, $c:ident, $t:tt) => { $c! { $t fn nvmlEventSetRegisterGpuOperationalEvents_v1(eventSet: $crate::nvml::types::nvmlEventSet_t, config: *const ::core::ffi::c_void) -> $crate::result::NvmlResult } };
-    (nvmlEventSetWait, $c:ident, $t:tt) => { $c! { $t fn nvmlEventSetWait(set: $crate::nvml::types::nvmlEventSet_t, data: *mut ::core::ffi::c_void, timeoutms: u32) -> $crate::result::NvmlResult } };
-    (nvmlEventSetWait_v2, $c:ident, $t:tt) => { $c! { $t fn nvmlEventSetWait_v2(set: $crate::nvml::types::nvmlEventSet_t, data: *mut ::core::ffi::c_void, timeoutms: u32) -> $crate::result::NvmlResult } };
+    (nvmlEventSetWait, $c:ident, $t:tt) => { $c! { $t fn nvmlEventSetWait(set: $crate::nvml::types::nvmlEventSet_t, data: *mut $crate::nvml::types::nvmlEventData_t, timeoutms: u32) -> $crate::result::NvmlResult } };
+    (nvmlEventSetWait_v2, $c:ident, $t:tt) => { $c! { $t fn nvmlEventSetWait_v2(set: $crate::nvml::types::nvmlEventSet_t, data: *mut $crate::nvml::types::nvmlEventData_t, timeoutms: u32) -> $crate::result::NvmlResult } };
     (nvmlEventSetWait_v3, $c:ident, $t:tt) => { $c! { $t fn nvmlEventSetWait_v3(set: $crate::nvml::types::nvmlEventSet_t, params: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };
     (nvmlGetExcludedDeviceCount, $c:ident, $t:tt) => { $c! { $t fn nvmlGetExcludedDeviceCount(deviceCount: *mut u32) -> $crate::result::NvmlResult } };
     (nvmlGetExcludedDeviceInfoByIndex, $c:ident, $t:tt) => { $c! { $t fn nvmlGetExcludedDeviceInfoByIndex(index: u32, info: *mut ::core::ffi::c_void) -> $crate::result::NvmlResult } };

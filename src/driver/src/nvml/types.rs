@@ -143,6 +143,18 @@ c_structs! {
         [36] reserved: [u32; 5],
     }
 
+    /// Something that happened to a GPU.
+    #[derive(Eq, Hash)]
+    struct nvmlEventData_t [32] {
+        [0] device: nvmlDevice_t,
+        [8] eventType: u64,
+        /// Of a critical XID error: its number.
+        [16] eventData: u64,
+        /// Of one that one MIG slice has: which. [`NVML_INSTANCE_NOT_AVAILABLE`] where the whole GPU has it.
+        [24] gpuInstanceId: u32,
+        [28] computeInstanceId: u32,
+    }
+
     /// Where a GPU is on the PCI bus. Texts end with a zero byte.
     #[derive(Eq, Hash)]
     struct nvmlPciInfo_t [68] {
@@ -208,6 +220,13 @@ c_constants! {
         NVML_VALUE_TYPE_UNSIGNED_INT = 1,
         NVML_VALUE_TYPE_UNSIGNED_LONG = 2,
         NVML_VALUE_TYPE_UNSIGNED_LONG_LONG = 3,
+    }
+
+    /// What can happen to a GPU: a sum of these.
+    nvmlEventTypes_t: u64 {
+        nvmlEventTypeSingleBitEccError = 1,
+        nvmlEventTypeDoubleBitEccError = 2,
+        nvmlEventTypeXidCriticalError = 8,
     }
 
     /// Sizes of the texts that the library gives, in bytes with the zero at the end.

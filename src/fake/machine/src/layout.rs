@@ -12,11 +12,13 @@ use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64};
 /// First word of a state file.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"vcudafak");
 /// Raised whenever this file's layout changes.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 /// GPUs one machine may have.
 pub const MAX_GPUS: usize = 16;
 /// Processes that may use the machine at the same time.
 pub const MAX_PROCESSES: usize = 256;
+/// Incidents that are kept.
+pub const MAX_INCIDENTS: usize = 64;
 /// Process `i` is alive while the byte at this offset plus `i` of the state file is locked. It lies behind
 /// the end of the file, where locks are allowed and data isn't needed.
 pub const LIFE_LOCK_OFFSET: i64 = 1 << 40;
@@ -27,6 +29,7 @@ pub struct Layout {
     pub header: Header,
     pub gpus: [Gpu; MAX_GPUS],
     pub processes: [Process; MAX_PROCESSES],
+    pub incidents: Incidents,
     pub timeline: SharedTimeline,
 }
 
@@ -47,6 +50,14 @@ pub struct SharedLock(pub UnsafeCell<[u64; 8]>);
 
 // SAFETY: the words are only reached through the C library's mutex functions, made for sharing.
 unsafe impl Sync for SharedLock {}
+
+/// The last things that happened to GPUs by somebody's will, as `incident` packs them.
+#[repr(C, align(256))]
+pub struct Incidents {
+    /// How many there ever were; the newest is at this number less one.
+    pub count: AtomicU64,
+    pub ring: [AtomicU64; MAX_INCIDENTS],
+}
 
 /// The time line, which is only touched with the time lock held.
 #[repr(transparent)]

@@ -86,6 +86,13 @@
 //!
 //! NVML's utilisation, of the GPU, of processes and in samples, is read from the same books, in tenths of a second.
 //!
+//! # Faults
+//!
+//! `vcuda-fake-state --xid 1=79` lets a critical error of that number (XID) befall GPU 1, and `--double-bit 1` an error in
+//! its memory that can't be corrected, while programs run. Whoever waits for such events through NVML is told of those after
+//! it has registered; nothing else follows, the GPU works as before. `--xid 1/3/0=94` is told as of compute instance 0 of
+//! GPU instance 3. See `VCUDA_FAKE_LOST` for GPUs that don't answer any more.
+//!
 //! # Kernels
 //!
 //! Any PTX or binary is taken; entry functions do nothing for 10 us on all processors, unless they are
@@ -129,6 +136,7 @@
 mod checkpoint;
 mod clock;
 mod config;
+mod incident;
 mod layout;
 mod lock;
 mod machine;
@@ -141,6 +149,7 @@ mod times;
 pub use checkpoint::{Refusal, Standing};
 pub use clock::{doze_until, now_ns, sleep_until};
 pub use config::{ConfigError, GpuSpec, parse as parse_gpus};
+pub use incident::{Incident, Scene};
 pub use layout::{Gpu, OBSTACLE_MANAGED, OBSTACLE_SHARED, OBSTACLE_UNCOUNTED};
 pub use machine::{Bytes, Machine, Member, OutOfMemory, ProcessUse};
 pub use region::MachineError;

@@ -97,6 +97,12 @@ implement! {$
         device::peer_status: nvmlDeviceGetP2PStatus;
         device::common_ancestor: nvmlDeviceGetTopologyCommonAncestor;
 
+        event::supported: nvmlDeviceGetSupportedEventTypes;
+        event::create: nvmlEventSetCreate;
+        event::register: nvmlDeviceRegisterEvents;
+        event::wait: nvmlEventSetWait nvmlEventSetWait_v2;
+        event::free: nvmlEventSetFree;
+
         process::compute_v1: nvmlDeviceGetComputeRunningProcesses;
         process::compute: nvmlDeviceGetComputeRunningProcesses_v2 nvmlDeviceGetComputeRunningProcesses_v3;
         process::none_v1: nvmlDeviceGetGraphicsRunningProcesses nvmlDeviceGetMPSComputeRunningProcesses;

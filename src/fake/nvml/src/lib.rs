@@ -4,6 +4,7 @@
 
 mod device;
 mod edge;
+mod event;
 mod export;
 mod library;
 mod process;

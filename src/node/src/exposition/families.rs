@@ -10,9 +10,11 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
+use vcuda_core::device::Uuid;
 
 use super::Sources;
 use crate::devices::{self, Devices};
+use crate::faults::Known;
 use crate::idle_release::{Counts, Status};
 use crate::jobs::JobHealth;
 use crate::labels::Labels;
@@ -218,7 +220,7 @@ const PROMISED: [Family<Promised>; 3] = [
 ];
 
 /// By GPU, of what the driver says.
-const DEVICE: [Family<Gpu>; 5] = [
+const DEVICE: [Family<Gpu>; 4] = [
     gauge("vcuda_device_memory_total", "The GPU's memory.", |it: &Gpu| it.total_bytes.into()).in_bytes(),
     gauge(
         "vcuda_device_memory_used",
@@ -236,10 +238,27 @@ const DEVICE: [Family<Gpu>; 5] = [
         "Processes on the GPU without vcuda: beside them, shares of its time are best effort.",
         |it: &Gpu| it.foreign_processes.into(),
     ),
-    gauge("vcuda_device_healthy", "1 if the GPU answers, else 0.", |it: &Gpu| {
-        Count(u64::from(it.is_healthy))
-    }),
 ];
+
+/// By GPU, of what it answers and of its faults.
+const HEALTHY: Family<bool> = gauge(
+    "vcuda_device_healthy",
+    "1 if the GPU answers and neither it nor a part of it has a fault, else 0.",
+    |it| Count(u64::from(*it)),
+);
+
+/// By GPU and XID.
+const XIDS: Family<u64> = counter(
+    "vcuda_node_xids",
+    "Errors (XIDs) that the driver told of since the agent began, also those that are programs' own doing.",
+    |it| Count(*it),
+);
+
+const WATCHED: Family<Known> = gauge(
+    "vcuda_node_watched_gpus",
+    "GPUs of whose faults the driver tells the agent; absent where there is no driver.",
+    |it: &Known| it.watched.into(),
+);
 
 /// Of the agent's looks at the slices.
 const NODE: [Family<Reading>; 7] = [
@@ -363,6 +382,7 @@ impl Collector for Sources {
         for family in &DEVICE {
             family.encode(encoder, devices.iter().map(|(uuid, it)| (of_device(uuid), it)))?;
         }
+        self.encode_faults(encoder, &devices)?;
         if reading.at.is_some() {
             for family in &NODE {
                 family.encode_alone(encoder, &reading)?;
@@ -383,6 +403,22 @@ impl Collector for Sources {
 }
 
 impl Sources {
+    fn encode_faults(&self, encoder: &mut DescriptorEncoder<'_>, devices: &Devices) -> fmt::Result {
+        let known = std::sync::Arc::clone(&self.faults.borrow());
+        let is_well = |uuid: &str| uuid.parse().map_or(true, |gpu: Uuid| known.faults.is_well(gpu));
+        let healthy: Vec<(&String, bool)> =
+            devices.iter().map(|(uuid, it)| (uuid, it.answers && is_well(uuid))).collect();
+        HEALTHY.encode(encoder, healthy.iter().map(|(uuid, it)| (of_device(uuid), it)))?;
+        let counts: Vec<([(&str, String); 2], u64)> = known
+            .counts
+            .iter()
+            .flat_map(|(gpu, counts)| counts.iter().map(|(xid, count)| (*gpu, *xid, *count)))
+            .map(|(gpu, xid, count)| ([("device_uuid", gpu.to_string()), ("xid", xid.to_string())], count))
+            .collect();
+        XIDS.encode(encoder, counts.iter().map(|(labels, count)| (labels.clone(), count)))?;
+        WATCHED.encode_alone(encoder, &known)
+    }
+
     fn encode_idle_release(&self, encoder: &mut DescriptorEncoder<'_>, reading: &Reading) -> fmt::Result {
         for family in &AWAY {
             family.encode(encoder, reading.slices.iter().map(|slice| (of_slice(&slice.labels), slice)))?;

@@ -28,6 +28,7 @@ pub fn inventory() -> Inventory {
         numa_node: Some(1),
         mig_parent: None,
         trouble: None,
+        xid: None,
     };
     Inventory {
         gpus: vec![gpu(1, 79 * GIB + (123 << 20)), gpu(2, 24 * GIB)],

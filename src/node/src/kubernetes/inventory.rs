@@ -1,10 +1,12 @@
 //! The GPUs that this node has to give: what they are, and whether they work.
 //!
 //! Owns what is asked of the driver's management library for that. A GPU that was there and does not answer any more stays
-//! in the inventory, as one that must not be given away; so do all of them where the library itself fails.
+//! in the inventory, as one that must not be given away; so do all of them where the library itself fails, and one with a
+//! fault that [`crate::faults`] knows of, as soon as it is known.
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::future::pending;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,16 +14,22 @@ use std::time::Duration;
 use nvml_wrapper::enums::device::DeviceArchitecture;
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::{Device, Nvml};
-use tokio::sync::watch::Sender;
+use tokio::sync::watch::{Receiver, Sender};
+use tokio::task::{JoinError, JoinHandle};
+use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 use vcuda_core::device::{Uuid, UuidKind};
+use vcuda_faults::Faults;
 
+use crate::faults::Known;
 use crate::jobs::Pulse;
 
 /// How often the library is asked.
 const INTERVAL: Duration = Duration::from_secs(5);
 /// An answer that takes longer is taken for trouble until it is there, as a broken GPU may hold it up for ever.
 const SLOW: Duration = Duration::from_secs(45);
+/// Longer than anybody waits.
+const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 /// How long it may take to answer: a machine with many GPUs and without a persistent driver takes seconds.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 /// Where the kernel tells of devices on the PCI bus.
@@ -65,6 +73,8 @@ pub struct Gpu {
     pub mig_parent: Option<Uuid>,
     /// Why it must not be given to anybody, if so.
     pub trouble: Option<String>,
+    /// The driver's error (XID) that is the trouble, if one is.
+    pub xid: Option<u64>,
 }
 
 impl Gpu {
@@ -91,46 +101,93 @@ impl Inventory {
         self.trouble = Some(trouble.to_owned());
         self
     }
+
+    /// The same GPUs, of which those with a fault may not be given to anybody either.
+    fn with(mut self, faults: &Faults) -> Self {
+        for gpu in &mut self.gpus {
+            let Some(fault) = faults.of(gpu.uuid, gpu.mig_parent) else { continue };
+            gpu.xid = fault.xid();
+            let answer = gpu.trouble.take().map_or_else(String::new, |trouble| format!(". Now {trouble}"));
+            gpu.trouble = Some(format!("{}{answer}", fault.trouble()));
+        }
+        self
+    }
 }
 
-/// The job: asks and publishes what changed. Nothing is published before the library has answered, or has not for long.
-pub async fn run(inventory: Sender<Option<Arc<Inventory>>>, pulse: Pulse) -> anyhow::Result<()> {
+/// The job: asks and publishes what changed, and faults at once. Nothing is published before the library has answered, or
+/// has not for long.
+pub async fn run(
+    inventory: Sender<Option<Arc<Inventory>>>,
+    mut faults: Receiver<Arc<Known>>,
+    pulse: Pulse,
+) -> anyhow::Result<()> {
     let library = Arc::new(Mutex::new(Library::default()));
-    let publish = |found: Inventory| {
-        inventory.send_if_modified(|known| {
-            let is_new = known.as_deref() != Some(&found);
-            if is_new {
-                tell(known.as_deref(), &found);
-                *known = Some(Arc::new(found));
-            }
-            is_new
-        });
-    };
+    // What the library said last.
+    let mut answer: Option<Inventory> = None;
+    let mut ask = ask_on_a_thread(&library);
+    // The moment at which the next question is due, or an answer is late.
+    let mut due = Instant::now() + SLOW;
+    let mut is_asked = true;
     loop {
-        let asked = Arc::clone(&library);
-        let mut ask =
-            tokio::task::spawn_blocking(move || asked.lock().unwrap_or_else(PoisonError::into_inner).ask());
-        let found = match pulse.unless_shut_down(tokio::time::timeout(SLOW, &mut ask)).await {
-            Some(Ok(found)) => found?,
-            Some(Err(_)) => {
-                let known = inventory.borrow().as_deref().cloned().unwrap_or_default();
-                publish(
-                    known.in_trouble(&format!("the NVIDIA driver has not answered for {} s", SLOW.as_secs())),
-                );
-                match pulse.unless_shut_down(ask).await {
-                    Some(found) => found?,
-                    None => break,
-                }
+        let known = async {
+            if faults.changed().await.is_err() {
+                pending::<()>().await
             }
-            None => break,
         };
-        publish(found);
-        pulse.beat();
-        if pulse.unless_shut_down(tokio::time::sleep(INTERVAL)).await.is_none() {
-            break;
+        let step = async {
+            tokio::select! {
+                found = &mut ask, if is_asked => Step::Answer(found),
+                () = sleep_until(due) => Step::Due,
+                () = known => Step::Faults,
+            }
+        };
+        match pulse.unless_shut_down(step).await {
+            None => return Ok(()),
+            Some(Step::Answer(found)) => {
+                answer = Some(found?);
+                (is_asked, due) = (false, Instant::now() + INTERVAL);
+                pulse.beat();
+            }
+            Some(Step::Due) if is_asked => {
+                let slow = format!("the NVIDIA driver has not answered for {} s", SLOW.as_secs());
+                answer = Some(answer.unwrap_or_default().in_trouble(&slow));
+                due = Instant::now() + FOREVER;
+            }
+            Some(Step::Due) => {
+                ask = ask_on_a_thread(&library);
+                (is_asked, due) = (true, Instant::now() + SLOW);
+            }
+            Some(Step::Faults) => {}
+        }
+        let faults = Arc::clone(&faults.borrow_and_update());
+        if let Some(found) = answer.clone().map(|found| found.with(&faults.faults)) {
+            publish(&inventory, found);
         }
     }
-    Ok(())
+}
+
+/// What happened next.
+enum Step {
+    Answer(Result<Inventory, JoinError>),
+    Due,
+    Faults,
+}
+
+/// A broken GPU may hold up whoever asks.
+fn ask_on_a_thread(library: &Arc<Mutex<Library>>) -> JoinHandle<Inventory> {
+    let library = Arc::clone(library);
+    tokio::task::spawn_blocking(move || library.lock().unwrap_or_else(PoisonError::into_inner).ask())
+}
+
+fn publish(inventory: &Sender<Option<Arc<Inventory>>>, found: Inventory) {
+    inventory.send_if_modified(|known| {
+        let is_new = known.as_deref() != Some(&found);
+        if is_new {
+            tell(known.as_deref(), &found);
+            *known = Some(Arc::new(found));
+        }
+        is_new
+    });
 }
 
 /// Logs what is new.
@@ -272,6 +329,7 @@ fn describe(device: &Device, index: u32, parent: Option<&Gpu>) -> Result<Gpu, Nv
         pci_bus_id,
         mig_parent: parent.map(|parent| parent.uuid),
         trouble: None,
+        xid: None,
     })
 }
 
@@ -361,6 +419,7 @@ mod tests {
             numa_node: None,
             mig_parent: None,
             trouble: trouble.map(str::to_owned),
+            xid: None,
         };
         let known = [(0, vec![gpu(2, 0, None)]), (1, vec![gpu(2, 1, Some("lost")), gpu(3, 1, Some("lost"))])];
         let mut library = Library { known: known.into(), ..Library::default() };

@@ -91,7 +91,7 @@ fn device(gpu: &Gpu, inventory: &Inventory) -> Device {
         // Who runs on it is not driven away: it may come back, and its programs notice by themselves.
         effect: "NoSchedule".to_owned(),
         time_added: None,
-        value: None,
+        value: gpu.xid.map(|xid| format!("xid-{xid}")),
     };
     Device {
         name: gpu.device_name(),
@@ -210,7 +210,16 @@ mod tests {
     #[test]
     fn trouble_is_a_taint_and_mig_has_a_parent() {
         let mut inventory = example::inventory();
+        inventory.gpus[0].trouble = Some("XID 79".to_owned());
+        inventory.gpus[0].xid = Some(79);
+        let taints = |inventory: &Inventory| {
+            let slice = serde_json::to_value(&slices("n1", None, inventory, 1)[0]).unwrap();
+            slice["spec"]["devices"][0]["taints"].clone()
+        };
+        let taint = json!({"key": "gpu.vcuda.dev/unhealthy", "value": "xid-79", "effect": "NoSchedule"});
+        assert_eq!(taints(&inventory), json!([taint]));
         inventory.gpus[0].trouble = Some("lost".to_owned());
+        inventory.gpus[0].xid = None;
         inventory.gpus[1].uuid = Uuid::mig([7; 16]);
         inventory.gpus[1].mig_parent = Some(Uuid::gpu([2; 16]));
         let slice = serde_json::to_value(&slices("n1", None, &inventory, 1)[0]).unwrap();

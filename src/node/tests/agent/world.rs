@@ -84,9 +84,11 @@ impl World {
 pub fn metrics_of(reading: Reading) -> Metrics {
     let (_readings, readings) = channel(Arc::new(reading));
     let (_devices, devices) = channel(Arc::default());
+    let (_faults, faults) = channel(Arc::default());
     let exposition = Exposition::new(Sources {
         readings,
         devices,
+        faults,
         idle_release: None,
         health: Arc::new(Health::default()),
     });

@@ -2,5 +2,6 @@
 
 mod claims;
 mod deaths;
+mod faults;
 mod publishing;
 mod world;

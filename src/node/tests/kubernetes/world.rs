@@ -89,6 +89,7 @@ pub fn inventory() -> Inventory {
         numa_node: None,
         mig_parent: None,
         trouble: None,
+        xid: None,
     };
     Inventory { gpus: vec![gpu(1), gpu(2)], ..Inventory::default() }
 }

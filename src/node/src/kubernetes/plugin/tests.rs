@@ -44,6 +44,7 @@ pub fn gpu(number: u8, memory_bytes: u64) -> Gpu {
         numa_node: Some(i64::from(number)),
         mig_parent: None,
         trouble: None,
+        xid: None,
     }
 }
 
