@@ -83,7 +83,7 @@ pub struct Wish {
     pub cost_ns: u64,
     /// Predicted GPU time of all that this process ever gave the device.
     pub given_ns: u64,
-    /// How long the container's work has kept the device busy, in all.
+    /// How long the container's work has kept the device busy, in all; 0 will do unless [`Tenant::wants_busy_ns`].
     pub busy_ns: u64,
 }
 
@@ -187,6 +187,11 @@ impl Tenant {
         Terms::unpack(self.terms.load(Ordering::Relaxed)).is_high
     }
 
+    /// Whether other processes of the container are at work, so that what this one has given the device says too little.
+    pub fn wants_busy_ns(&self) -> bool {
+        self.is_joint.load(Ordering::Relaxed)
+    }
+
     /// Takes a seat, so that others know that there is somebody who may come.
     pub fn enter(&self, arbiter: &Arbiter, now_ns: u64) {
         if let Some((_, seat)) = self.seat(arbiter, now_ns) {
@@ -205,7 +210,8 @@ impl Tenant {
         if away_ns > ACTIVE_NS {
             seat.clock.fetch_max(arbiter.clock.load(Ordering::Relaxed), Ordering::Relaxed);
         }
-        let joint = self.is_joint.load(Ordering::Relaxed);
+        // Another thread may have found out only now.
+        let joint = self.wants_busy_ns() && wish.busy_ns > 0;
         self.tell_duty(seat, wish.since_ns, if joint { wish.busy_ns } else { wish.given_ns }, joint);
         let own_tail_ns = wish.tail_ns.max(now_ns).saturating_add(wish.cost_ns);
         let tail_ns = self.tail_ns(seat, wish);

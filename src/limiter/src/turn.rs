@@ -189,7 +189,9 @@ where
     }
 
     fn wish(&self, now_ns: u64, cost_ns: u64) -> Wish {
-        let busy_ns = self.shared.words().compute.busy_ns.load(Ordering::Relaxed);
+        // It costs a system call.
+        let is_wanted = self.tenant().is_some_and(Tenant::wants_busy_ns);
+        let busy_ns = if is_wanted { self.shared.words().compute.busy_ns.load(Ordering::Relaxed) } else { 0 };
         Wish {
             now_ns,
             since_ns: now_ns,
