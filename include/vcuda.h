@@ -192,7 +192,8 @@ struct vcuda_seat {
 	uint64_t turn_count;     /* turns that it was given */
 	uint64_t crew;           /* turn:32 begun:16 ended:16, from the highest bit: processes at work in a turn */
 	uint64_t in_wait_until_ns; /* its only process at work waits for the device, and says when that is over */
-	uint64_t reserved[2];    /* 0 */
+	uint64_t flight;         /* turn:16 nanoseconds:48, from the highest bit: GPU time its processes have in flight */
+	uint64_t reserved;       /* 0 */
 };
 
 /*

@@ -348,7 +348,8 @@ const _: () = {
     assert!(offset_of!(Seat, turn_count) == 88);
     assert!(offset_of!(Seat, crew) == 96);
     assert!(offset_of!(Seat, in_wait_until_ns) == 104);
-    assert!(offset_of!(Seat, reserved) == 112);
+    assert!(offset_of!(Seat, flight) == 112);
+    assert!(offset_of!(Seat, reserved) == 120);
     assert!(size_of::<Arbiter>() == 8192);
     assert!(offset_of!(Arbiter, grant) == 0);
     assert!(offset_of!(Arbiter, clock) == 8);

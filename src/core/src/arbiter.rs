@@ -83,6 +83,8 @@ pub struct Wish {
     pub cost_ns: u64,
     /// Predicted GPU time of all that this process ever gave the device.
     pub given_ns: u64,
+    /// What of that is not known to be done, whatever the time.
+    pub in_flight_ns: u64,
     /// How long the container's work has kept the device busy, in all; 0 will do unless [`Tenant::wants_busy_ns`].
     pub busy_ns: u64,
 }
@@ -146,6 +148,8 @@ pub struct Tenant {
     joined: AtomicU64,
     /// That others of its processes had a part in that.
     is_joint: AtomicBool,
+    /// What it last said of the work that it has in flight, and in which turn.
+    told_flight: AtomicU64,
     /// Of what this process has given the device, what others know of.
     told_given_ns: AtomicU64,
     /// Until when it is expected to have more for the device, whatever it has given it.
@@ -168,6 +172,7 @@ impl Tenant {
             told_ns: AtomicU64::new(0),
             joined: AtomicU64::new(0),
             is_joint: AtomicBool::new(false),
+            told_flight: AtomicU64::new(0),
             told_given_ns: AtomicU64::new(0),
             horizon_ns: AtomicU64::new(0),
             waited_ns: AtomicU64::new(0),
@@ -238,6 +243,7 @@ impl Tenant {
                 Some(Turn::Go { limit_ns, look_ns }) => {
                     seat.wants_until_ns.store(0, Ordering::Relaxed);
                     self.join(seat);
+                    self.say_in_flight(seat, wish.in_flight_ns.saturating_add(wish.cost_ns));
                     let done_ns = wish.tail_ns.max(now_ns).saturating_add(wish.cost_ns);
                     self.publish(seat, done_ns);
                     // Others have to know what is in flight.
@@ -258,7 +264,13 @@ impl Tenant {
         let others_ns = self.said_with_others(seat, wish.now_ns);
         self.is_joint.store(others_ns.is_some(), Ordering::Relaxed);
         match others_ns {
-            Some(busy_ns) => busy_ns.saturating_add(new_ns).max(wish.tail_ns),
+            // Whichever is less: the first adds up what was predicted too long, the second what is long done and was not
+            // waited for.
+            Some(busy_ns) => {
+                let others_ns = self.others_in_flight_ns(seat);
+                let latest_ns = wish.now_ns.saturating_add(wish.in_flight_ns).saturating_add(others_ns);
+                busy_ns.saturating_add(new_ns).min(latest_ns).max(wish.tail_ns)
+            }
             None => wish.tail_ns,
         }
     }
@@ -324,6 +336,7 @@ impl Tenant {
     }
 
     fn tell_tail(&self, seat: &Seat, wish: &Wish) {
+        self.say_in_flight(seat, wish.in_flight_ns);
         self.publish(seat, self.tail_ns(seat, wish).max(wish.now_ns));
     }
 

@@ -86,7 +86,7 @@ fn the_header_describes_what_the_library_maps() {
         limits_digest, devices);
     compare!(comparison, Tail as "vcuda_tail": reserved, sentinel);
     compare!(comparison, Seat as "vcuda_seat": identity, terms, seen_ns, wants_until_ns, busy_until_ns, clock, due_ns,
-        held_from_ns, served_ns, waited_ns, duty_ppm, turn_count, crew, in_wait_until_ns, reserved);
+        held_from_ns, served_ns, waited_ns, duty_ppm, turn_count, crew, in_wait_until_ns, flight, reserved);
     compare!(comparison, Arbiter as "vcuda_arbiter": grant, clock, reserved, seats);
     compare!(comparison, ControlFile as "vcuda_control": header, devices, slots, coverage, arbiters, tail);
     for (name, value) in [

@@ -4,14 +4,22 @@
 use proptest::prelude::*;
 use std::sync::Barrier;
 use std::sync::atomic::Ordering;
-use vcuda_core::arbiter::words::{Arbiter, Grant, SEAT_CAPACITY, Seat, Terms};
-use vcuda_core::arbiter::{OVERRUN_NS, QUANTUM_NS, Tenant, Turn, Wish};
+use vcuda_core::arbiter::words::{Arbiter, Flight, Grant, SEAT_CAPACITY, Seat, Terms};
+use vcuda_core::arbiter::{OVERRUN_NS, QUANTUM_NS, Released, Tenant, Turn, Wish};
 
 const NOW_NS: u64 = 1_000_000_000_000;
 const TERMS: Terms = Terms { weight: 1, share_ppm: 0, is_high: false };
 
 fn wish(now_ns: u64) -> Wish {
-    Wish { now_ns, since_ns: now_ns, tail_ns: now_ns, cost_ns: 200_000, given_ns: 0, busy_ns: 0 }
+    Wish {
+        now_ns,
+        since_ns: now_ns,
+        tail_ns: now_ns,
+        cost_ns: 200_000,
+        given_ns: 0,
+        in_flight_ns: 0,
+        busy_ns: 0,
+    }
 }
 
 fn seats_of(arbiter: &Arbiter, identity: u64) -> usize {
@@ -72,7 +80,40 @@ fn who_never_hands_on_is_waited_for_until_its_lease_is_over() {
     assert!(waited_ns <= QUANTUM_NS + OVERRUN_NS + 5_000_000, "{waited_ns}");
 }
 
-fn fill(seat: &Seat, words: &[u64; 14]) {
+/// What processes of a container have in flight is added up while a turn lasts, whoever of them dies; the next begins anew.
+#[test]
+fn what_is_in_flight_is_added_up_by_turn() {
+    let arbiter = Arbiter::default();
+    let (one, two, other) = (Tenant::new(1, TERMS), Tenant::new(1, TERMS), Tenant::new(2, TERMS));
+    other.enter(&arbiter, NOW_NS);
+    let seat = &arbiter.seats[1];
+    let in_flight = || Flight::unpack(seat.flight.load(Ordering::Relaxed)).work_ns;
+    let ask = |tenant: &Tenant, now_ns, in_flight_ns| {
+        let tail_ns = now_ns + in_flight_ns;
+        let turn = tenant.ask(&arbiter, &Wish { tail_ns, in_flight_ns, ..wish(now_ns) });
+        assert!(matches!(turn, Turn::Go { .. }), "{turn:?}");
+    };
+    ask(&one, NOW_NS, 0);
+    ask(&two, NOW_NS, 0);
+    assert_eq!(in_flight(), 400_000);
+    ask(&one, NOW_NS + 1_000, 3_000_000);
+    assert_eq!(in_flight(), 3_400_000);
+    // It has waited for all of it.
+    one.tell_wait(&arbiter, &wish(NOW_NS + 2_000), false);
+    assert_eq!(in_flight(), 200_000);
+    assert_eq!(one.release(&arbiter, NOW_NS + 3_000, true), Released::OthersAtWork);
+    assert_eq!(in_flight(), 200_000, "the other may be dead");
+    // Its turn comes to an end by itself, and another's comes and goes.
+    let mut now_ns = NOW_NS + 200_000_000;
+    while !matches!(other.ask(&arbiter, &wish(now_ns)), Turn::Go { .. }) {
+        now_ns += 1_000_000;
+    }
+    assert_eq!(other.release(&arbiter, now_ns, false), Released::Free);
+    ask(&one, now_ns + 1_000, 0);
+    assert_eq!(in_flight(), 200_000, "its own alone");
+}
+
+fn fill(seat: &Seat, words: &[u64; 15]) {
     let places = [
         &seat.identity,
         &seat.terms,
@@ -88,6 +129,7 @@ fn fill(seat: &Seat, words: &[u64; 14]) {
         &seat.turn_count,
         &seat.crew,
         &seat.in_wait_until_ns,
+        &seat.flight,
     ];
     for (place, word) in places.into_iter().zip(words) {
         place.store(*word, Ordering::Relaxed);
@@ -103,12 +145,15 @@ proptest! {
         }
         let terms = Terms { weight, share_ppm, is_high };
         prop_assert_eq!(Terms::unpack(terms.pack()), terms);
+        let flight = Flight { turn: weight, work_ns: until_ns >> 8 };
+        prop_assert_eq!(Flight::unpack(flight.pack()), flight);
+        prop_assert_eq!([flight.of(weight), flight.of(weight.wrapping_add(1))], [until_ns >> 8, 0]);
     }
 
     /// Whatever stands in the words, each answer comes at once, and no wait that is asked for is long.
     #[test]
     fn words_that_anybody_wrote_hold_nobody_up(
-        grant: u64, clock: u64, words in proptest::collection::vec(any::<[u64; 14]>(), 1..6), ahead in proptest::collection::vec(any::<bool>(), 6),
+        grant: u64, clock: u64, words in proptest::collection::vec(any::<[u64; 15]>(), 1..6), ahead in proptest::collection::vec(any::<bool>(), 6),
         share_ppm in 0..=1_000_000u32,
     ) {
         let arbiter = Arbiter::default();

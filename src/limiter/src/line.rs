@@ -365,6 +365,11 @@ impl<E: Copy> Line<E> {
         self.tail_ns
     }
 
+    /// Whether the program has waited for everything it gave the stream.
+    pub fn is_done(&self) -> bool {
+        self.is_done || self.tail_ns == 0
+    }
+
     /// Learns what a launch call takes. Those that are looked at come after a pause more often than others, and take longer
     /// then.
     pub fn note_call(&mut self, took_ns: u64) {

@@ -30,6 +30,8 @@ pub(crate) struct Turns {
     limit_ns: AtomicU64,
     /// Until when others are taken to be there.
     contended_until_ns: AtomicU64,
+    /// What had been given to the device when all of it was last known to be done, in predicted GPU time.
+    done_ns: AtomicU64,
 }
 
 impl Turns {
@@ -40,6 +42,7 @@ impl Turns {
             look_ns: AtomicU64::new(look_ns),
             limit_ns: AtomicU64::new(u64::MAX),
             contended_until_ns: AtomicU64::new(0),
+            done_ns: AtomicU64::new(0),
         }
     }
 
@@ -174,8 +177,14 @@ where
         }
     }
 
+    /// Predicted GPU time of what is not known to be done.
+    fn in_flight_ns(&self) -> u64 {
+        self.given_ns().saturating_sub(self.turns.done_ns.load(Ordering::Relaxed))
+    }
+
     /// The device is done with what this process gave it.
     fn hand_on(&self, machine: &M, has_more: bool) -> Released {
+        self.turns.done_ns.store(self.given_ns(), Ordering::Relaxed);
         let (Some(tenant), Some(arbiter)) = (&self.turns.tenant, self.shared.arbiter()) else {
             return Released::NotHeld;
         };
@@ -198,6 +207,7 @@ where
             tail_ns: self.tail_ns(),
             cost_ns,
             given_ns: self.given_ns(),
+            in_flight_ns: self.in_flight_ns(),
             busy_ns,
         }
     }
@@ -231,6 +241,11 @@ where
         self.settle(machine);
         if self.turns.limit_ns() == u64::MAX {
             return;
+        }
+        // Before it is asked: what another thread gives meanwhile is not.
+        let given_ns = self.given_ns();
+        if self.streams().iter().all(|stream| stream.line.lock().is_done()) {
+            self.turns.done_ns.fetch_max(given_ns, Ordering::Relaxed);
         }
         let is_high = self.turns.tenant.as_ref().is_some_and(Tenant::is_high);
         if is_high && self.tail_ns() <= machine.now_ns() {

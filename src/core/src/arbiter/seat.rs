@@ -5,7 +5,7 @@
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 #![deny(clippy::arithmetic_side_effects)]
 
-use super::words::{Arbiter, Crew, Seat};
+use super::words::{Arbiter, Crew, Flight, Seat};
 use super::{AROUND_NS, Tenant, WHOLE_PPM};
 use crate::atomic::Ordering;
 
@@ -82,8 +82,31 @@ impl Tenant {
         let _ = seat.crew.fetch_update(Ordering::AcqRel, Ordering::Relaxed, begin);
     }
 
+    /// What other processes of the container have in flight in this turn, as far as they said.
+    pub(super) fn others_in_flight_ns(&self, seat: &Seat) -> u64 {
+        let turn = seat.turn_count.load(Ordering::Relaxed) as u16;
+        let all_ns = Flight::unpack(seat.flight.load(Ordering::Relaxed)).of(turn);
+        all_ns.saturating_sub(Flight::unpack(self.told_flight.load(Ordering::Relaxed)).of(turn))
+    }
+
+    /// This process has `work_ns` in flight.
+    pub(super) fn say_in_flight(&self, seat: &Seat, work_ns: u64) {
+        let turn = seat.turn_count.load(Ordering::Relaxed) as u16;
+        let own = Flight { turn, work_ns }.pack();
+        let told_ns = Flight::unpack(self.told_flight.swap(own, Ordering::Relaxed)).of(turn);
+        if told_ns == work_ns {
+            return;
+        }
+        let next = |word: u64| {
+            let all_ns = Flight::unpack(word).of(turn);
+            Some(Flight { turn, work_ns: all_ns.saturating_sub(told_ns).saturating_add(work_ns) }.pack())
+        };
+        let _ = seat.flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+    }
+
     /// This process has nothing more for its container's turn. True if it was the last.
     pub(super) fn leave(&self, seat: &Seat) -> bool {
+        self.say_in_flight(seat, 0);
         let turn = seat.turn_count.load(Ordering::Relaxed) as u32;
         let has_joined = self.joined.swap(0, Ordering::Relaxed) == u64::from(turn) | JOINED;
         let end = |word: u64| {

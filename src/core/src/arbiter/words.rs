@@ -57,8 +57,10 @@ pub struct Seat {
     pub crew: AtomicU64,
     /// Its only process at work waits for the device, and will say when it goes on; not beyond this.
     pub in_wait_until_ns: AtomicU64,
+    /// What its processes that take part in this turn have in flight, a [`Flight`].
+    pub flight: AtomicU64,
     /// 0.
-    pub reserved: [AtomicU64; 2],
+    pub reserved: AtomicU64,
 }
 
 impl Default for Arbiter {
@@ -121,6 +123,36 @@ impl Crew {
     /// As the word.
     pub fn pack(self) -> u64 {
         u64::from(self.turn) << 32 | u64::from(self.begun) << 16 | u64::from(self.ended)
+    }
+}
+
+/// Predicted GPU time that the processes of a container have given the device and don't know to be done, each as it said in
+/// this turn: the turn's number in the upper 16 bits, nanoseconds below.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flight {
+    /// The lowest bits of the seat's `turn_count`.
+    pub turn: u16,
+    /// GPU time.
+    pub work_ns: u64,
+}
+
+impl Flight {
+    const TIME_BITS: u32 = 48;
+    const TIME_MASK: u64 = (1 << Self::TIME_BITS) - 1;
+
+    /// From the word.
+    pub fn unpack(word: u64) -> Self {
+        Self { turn: (word >> Self::TIME_BITS) as u16, work_ns: word & Self::TIME_MASK }
+    }
+
+    /// As the word.
+    pub fn pack(self) -> u64 {
+        u64::from(self.turn) << Self::TIME_BITS | self.work_ns.min(Self::TIME_MASK)
+    }
+
+    /// GPU time, if it is of this turn.
+    pub fn of(self, turn: u16) -> u64 {
+        if self.turn == turn { self.work_ns } else { 0 }
     }
 }
 

@@ -175,16 +175,24 @@ fn processes_gain_nothing() {
     assert!(got[0] > 0.47 && got[1] > 0.40, "{got:.3?}");
 }
 
-/// Nor less: what its processes have in flight together is known only when it is done, and until then each takes the
-/// device to be busy for longer than it is.
+/// Nor less: what its processes have in flight together none of them knows, and the device must not stand idle for that.
 #[test]
 fn processes_lose_nothing() {
-    for (mean_ns, pattern) in [(20_000, Pattern::Free), (2_000_000, Pattern::SyncEvery(1))] {
+    let crews =
+        [(20_000, Pattern::SyncEvery(1)), (200_000, Pattern::Free), (2_000_000, Pattern::SyncEvery(1))];
+    for (mean_ns, pattern) in crews {
         let many = vec![Program::of(mean_ns, pattern); 4];
         let both = [Container::weighted(7, &many), Container::weighted(3, &free(200_000))];
         let got = of_solo(&both, 2 * SECOND_NS);
-        assert!(got[0] > 0.67 && (got[1] - 0.3).abs() < 0.01, "{got:.3?} of {mean_ns} ns");
+        // Whoever drains a turn together loses some of it, and the window may end anywhere in one.
+        let is_kept = (got[0] - 0.7).abs() < 0.025 && (got[1] - 0.3).abs() < 0.012;
+        assert!(is_kept, "{got:.3?} of {mean_ns} ns");
     }
+    // In a turn they have the device one after the other, and it goes less often from one to another than it does alone.
+    let many = vec![Program::of(20_000, Pattern::Free); 4];
+    let both = [Container::weighted(7, &many), Container::weighted(3, &free(200_000))];
+    let got = of_solo(&both, 2 * SECOND_NS);
+    assert!(got[0] > 0.69 && (got[1] - 0.3).abs() < 0.012, "{got:.3?}");
 }
 
 #[test]
