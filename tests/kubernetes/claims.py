@@ -1,6 +1,7 @@
 """The driver as a process before a kubelet in Python: registration, claims, deaths, restarts, and what is missing."""
 
 import random
+import subprocess
 import time
 
 from dra_kubelet import Later, claim
@@ -14,7 +15,7 @@ HEALTHY, UNHEALTHY = 1, 2
 def checks(build_first):
     """Each check: whether it is as it should be, what it is, and more about it."""
     assert not build_first, "scripts/check-kubernetes builds what is needed"
-    for check in (life, absences, encrypted, two_agents, deaths):
+    for check in (life, absences, faults, encrypted, two_agents, deaths):
         yield from check()
 
 
@@ -110,6 +111,47 @@ def absences():
         error = driver.prepare(claim("train", "uid-1"))["uid-1"].error
         yield "libnvidia-ml.so.1, can't be used" in error, "without NVIDIA's library nothing is offered or given", error
         driver.close()
+
+
+def faults():
+    with Node() as node:
+        node.kubelet.start()
+        agent = node.agent()
+        driver = node.kubelet.meet()
+        names = [device["name"] for device in node.devices()]
+        agent.wait_for_log("faults of 2 GPUs are heard of")
+        node.befall("--xid", "0=43")
+        agent.wait_for_log("XID 43, the GPU stopped processing; that is no fault of the GPU")
+        node.befall("--xid", "1=48")
+        begun = time.monotonic()
+        tainted = node.wait_for(lambda: node.devices()[1].get("taints"), "a taint")
+        took = time.monotonic() - begun
+        yield tainted[0]["value"] == "xid-48", "a GPU with a critical XID has a taint that names it", f"after {took:.2f} s"
+        yield "taints" not in node.devices()[0], "an XID that is a program's doing changes nothing", ""
+        yield driver.health() == {names[0]: HEALTHY, names[1]: UNHEALTHY}, "kubelet is told", ""
+        node.put_claim("train", "uid-1", result(names[1], "1Gi", "5", 1))
+        error = driver.prepare(claim("train", "uid-1"))["uid-1"].error
+        yield "XID 48, a double-bit ECC error" in error and "--declare-well GPU-" in error, "nobody is given it", error
+        note = node.wait_for(lambda: faults_told(node), "an event")
+        yield note.startswith(names[1].replace("gpu-", "GPU-") + " is not given to pods: XID 48"), "the node has an event", note
+        driver.close()
+        agent.kill()
+        agent = node.agent()
+        driver = node.kubelet.meet()
+        health = node.wait_for(driver.health, "the GPUs' health")
+        yield health == {names[0]: HEALTHY, names[1]: UNHEALTHY}, "nor by the next agent", ""
+        subprocess.run([node.binary, "--shares", node.path / "shares", "--declare-well", "all"], check=True,
+                       stdout=subprocess.DEVNULL)
+        node.wait_for(lambda: "taints" not in node.devices()[1], "no taint")
+        node.wait_for(lambda: not driver.prepare(claim("train", "uid-1"))["uid-1"].error, "the claim is prepared")
+        yield True, "until an admin declares it well", ""
+        driver.close()
+
+
+def faults_told(node):
+    events = node.ask("GET", "/apis/events.k8s.io/v1/events")["items"]
+    notes = [event["note"] for event in events if event["reason"] == "GpuUnhealthy" and event["regarding"]["name"] == "n1"]
+    return notes[0] if notes else None
 
 
 def encrypted():

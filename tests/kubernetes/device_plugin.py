@@ -118,6 +118,7 @@ def checks(build_first):
         try:
             yield from conversation(node, pods, totals)
             yield from whose(node, pods, totals)
+            yield from faults(node, pods)
             yield from restarts(node, pods)
             yield from kills(node, pods)
         except Exception:
@@ -194,6 +195,37 @@ def whose(node, pods, program):
         good = node.eventually(lambda: node.labelled() == {name: (NAMESPACE, "a", "main")})
         good = good and node.names()[0] == {name} and node.said("no labels of pods for now") == 1
         yield good, "and when its pod has ended it is gone, and the other as it was", str(node.labelled())
+
+
+def faults(node, pods):
+    """A GPU gets a fault while kubelet listens, and is declared well."""
+    fake_state = ROOT / "target/fake-driver/debug/vcuda-fake-state"
+
+    def befall(*words):
+        subprocess.run([fake_state, *words], env=node.machine.environment, check=True)
+
+    with Kubelet(node.device_plugins, pods) as kubelet:
+        kubelet.meet()
+        gpus = sorted({name.split("::")[0] for name in kubelet.devices()})
+        good = node.eventually(lambda: node.said("faults of 2 GPUs are heard of"))
+        yield good, "hears of faults of both GPUs", ""
+        befall("--xid", "1=13")
+        befall("--xid", "1=94")
+        begun = time.monotonic()
+        listed = kubelet.devices()
+        took = time.monotonic() - begun
+        ill = {name for name, health in listed.items() if health == "Unhealthy"}
+        good = ill == {f"{gpus[1]}::{number}" for number in range(4)}
+        yield good, "slices of a GPU with a critical XID are unhealthy", f"after {took:.2f} s"
+        try:
+            kubelet.allocate("ill", "main", [f"{gpus[1]}::0"])
+            yield False, "and are not given", "one was given"
+        except grpc.RpcError as error:
+            yield "XID 94, an ECC error that was contained" in error.details(), "and are not given", error.details()
+        command = [ROOT / "target/debug/vcuda-node", "--shares", node.shares, "--declare-well", gpus[1]]
+        said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        good = set(kubelet.devices().values()) == {"Healthy"} and said.startswith(f"{gpus[1]} is well: it had XID 94")
+        yield good, "until an admin declares it well", said.strip()
 
 
 def restarts(node, pods):

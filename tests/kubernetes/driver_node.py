@@ -81,6 +81,10 @@ class Node:
         self.agents.append(agent)
         return agent
 
+    def befall(self, *words):
+        """Lets something happen to a simulated GPU, see vcuda-fake-state --help."""
+        subprocess.run([ROOT / "target/fake-driver/debug/vcuda-fake-state", *words], env=self.environment, check=True)
+
     def shares(self):
         """The names of whole shares, of CDI files and of hidden remains."""
         shares = self.path / "shares"

@@ -23,6 +23,7 @@ pub mod registration;
 pub mod service;
 pub mod slices;
 pub mod sockets;
+pub mod troubles;
 pub mod webhook;
 
 use std::fs;

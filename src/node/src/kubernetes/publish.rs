@@ -28,6 +28,7 @@ use super::DRIVER;
 use super::cluster::{Cluster, answer, chain};
 use super::inventory::Inventory;
 use super::slices::{is_ours, slices};
+use super::troubles::Troubles;
 use crate::jobs::Pulse;
 
 /// What the server is told of who owns the fields.
@@ -116,6 +117,7 @@ impl Publisher {
         let mut known: Option<Slices> = None;
         let mut listing = Slices::new();
         let mut dispute = Dispute::default();
+        let mut troubles = Troubles::default();
         let mut is_blind = false;
         loop {
             pulse.beat();
@@ -151,6 +153,9 @@ impl Publisher {
             let (Some(known), Some(wanted)) = (&mut known, inventory.borrow_and_update().clone()) else {
                 continue;
             };
+            for trouble in troubles.news(&wanted) {
+                self.cluster.warn_of(self.reference(), "GpuUnhealthy", "Publish", &trouble);
+            }
             if let Some(changes) = corrections(&self.node, owner.as_ref(), known, &wanted) {
                 if dispute.goes_on() {
                     self.tell_of_dispute("somebody else keeps changing or deleting this driver's slices");
@@ -233,14 +238,18 @@ impl Publisher {
             self.node
         );
         warn!("{told}");
-        let node = ObjectReference {
+        self.cluster.warn_of(self.reference(), "TwoDrivers", "Publish", &told);
+    }
+
+    /// The node, as events name it.
+    fn reference(&self) -> ObjectReference {
+        ObjectReference {
             api_version: Some("v1".to_owned()),
             kind: Some("Node".to_owned()),
             name: Some(self.node.clone()),
             uid: Some(self.node.clone()),
             ..ObjectReference::default()
-        };
-        self.cluster.warn_of(node, "TwoDrivers", "Publish", &told);
+        }
     }
 }
 

@@ -68,6 +68,10 @@ async fn what_kubelet_deletes_is_published_again_and_changes_are() {
     assert!(generation(&tainted) > 1, "{tainted}");
     assert!(tainted["spec"]["devices"][0]["taints"].is_null());
 
+    let events = world.events("Node", "n1").await;
+    let expected = "GPU-02020202-0202-0202-0202-020202020202 is not given to pods: lost".to_owned();
+    assert_eq!(events, [("GpuUnhealthy".to_owned(), expected)]);
+
     let mut less = inventory();
     less.gpus.pop();
     world.inventory.send_replace(Some(Arc::new(less)));
