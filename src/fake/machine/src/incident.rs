@@ -5,7 +5,10 @@
 use crate::layout::MAX_INCIDENTS;
 use crate::lock;
 use crate::machine::Machine;
+use std::ptr;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::time::Duration;
 
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +61,13 @@ impl Machine {
         let count = incidents.count.load(Relaxed);
         incidents.ring[count as usize % MAX_INCIDENTS].store(pack(scene, incident), Relaxed);
         incidents.count.store(count + 1, Release);
+        futex(libc::FUTEX_WAKE, &incidents.count, i32::MAX as u32, None);
+    }
+
+    /// Sleeps until more has happened than `seen`, but no longer than `patience`, and sometimes not as long.
+    pub fn wait_for_incident(&self, seen: u64, patience: Duration) {
+        // The kernel compares, so that nothing is slept over; to which the lower half is enough.
+        futex(libc::FUTEX_WAIT, &self.layout().incidents.count, seen as u32, Some(patience));
     }
 
     /// How much has happened to this machine's GPUs up to now.
@@ -72,6 +82,19 @@ impl Machine {
         let word = self.layout().incidents.ring[next as usize % MAX_INCIDENTS].load(Relaxed);
         (next < count).then(|| (unpack(word), next + 1))
     }
+}
+
+/// The kernel's way to sleep on a word that processes share: here, on the lower half of one. What it answers doesn't matter
+/// to who looks again.
+fn futex(operation: i32, word: &AtomicU64, value: u32, patience: Option<Duration>) {
+    let patience = patience.map(|patience| libc::timespec {
+        tv_sec: patience.as_secs() as libc::time_t,
+        tv_nsec: patience.subsec_nanos().into(),
+    });
+    let until = patience.as_ref().map_or(ptr::null(), ptr::from_ref);
+    let half = ptr::from_ref(word).cast::<u32>().wrapping_add(usize::from(cfg!(target_endian = "big")));
+    // SAFETY: both pointers are valid for the call; the kernel only reads them.
+    unsafe { libc::syscall(libc::SYS_futex, half, operation, value, until) };
 }
 
 #[cfg(test)]

@@ -4,8 +4,10 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
 use vcuda_fake_machine::{
-    Bytes, Engine, Length, Machine, Member, OutOfMemory, Unit, now_ns, parse_gpus, sleep_until,
+    Bytes, Engine, Incident, Length, Machine, Member, OutOfMemory, Scene, Unit, now_ns, parse_gpus,
+    sleep_until,
 };
 
 const GIB: u64 = 1 << 30;
@@ -273,4 +275,33 @@ fn a_file_that_is_no_machine_is_refused() {
     let missing = directory.path().join("missing/machine");
     let error = Machine::open_or_create(&missing, &[]).err().unwrap().to_string();
     assert!(error.contains("VCUDA_FAKE_STATE"), "{error}");
+}
+
+#[test]
+fn what_befalls_a_gpu_is_seen_in_turn_and_wakes_who_waits() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("machine");
+    let (one, other) = (machine(&path), machine(&path));
+    let scene = |gpu| Scene { gpu, instance: None };
+    one.befall(scene(1), Incident::Xid(79));
+    assert_eq!(other.incident_after(0), Some(((scene(1), Incident::Xid(79)), 1)));
+    assert_eq!(other.incident_after(1), None);
+    // What is there already is not slept over, nor is what comes meanwhile.
+    let begin = Instant::now();
+    other.wait_for_incident(0, Duration::from_secs(3600));
+    let waiting = std::thread::spawn(move || {
+        while other.incident_after(1).is_none() {
+            other.wait_for_incident(1, Duration::from_secs(3600));
+        }
+        other.incident_after(1)
+    });
+    std::thread::sleep(Duration::from_millis(50));
+    one.befall(scene(0), Incident::DoubleBitEcc);
+    assert_eq!(waiting.join().unwrap(), Some(((scene(0), Incident::DoubleBitEcc), 2)));
+    assert!(begin.elapsed() < Duration::from_secs(600));
+    one.wait_for_incident(2, Duration::from_millis(1));
+    // Who looks late sees the newest.
+    (0..100).for_each(|number| one.befall(scene(0), Incident::Xid(number)));
+    let ((_, first), seen) = one.incident_after(2).unwrap();
+    assert_eq!((first, seen), (Incident::Xid(36), 39));
 }

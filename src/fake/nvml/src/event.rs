@@ -12,8 +12,6 @@ use vcuda_fake_machine::Incident;
 /// What is told of here.
 const SUPPORTED: u64 =
     nvmlEventTypeSingleBitEccError | nvmlEventTypeDoubleBitEccError | nvmlEventTypeXidCriticalError;
-/// How often one that waits looks.
-const LOOK: Duration = Duration::from_millis(5);
 
 /// Kinds of events by GPU, and how many incidents of the machine were looked at.
 #[derive(Default)]
@@ -66,19 +64,29 @@ pub fn free(set: Known) -> NvmlResult {
 pub fn wait(set: Known, out: Out<nvmlEventData_t>, timeout_ms: u32) -> NvmlResult {
     let end = Instant::now() + Duration::from_millis(timeout_ms.into());
     loop {
-        if let Some(event) = next(set.0)? {
-            out.set(event);
-            return Ok(());
-        }
+        let seen = match next(set.0)? {
+            Next::Event(event) => {
+                out.set(event);
+                return Ok(());
+            }
+            Next::None(seen) => seen,
+        };
         let left = end.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(NvmlError::TIMEOUT);
         }
-        std::thread::sleep(LOOK.min(left));
+        machine()?.wait_for_incident(seen, left);
     }
 }
 
-fn next(key: usize) -> Result<Option<nvmlEventData_t>, NvmlError> {
+/// What there is for a set.
+enum Next {
+    Event(nvmlEventData_t),
+    /// Nothing beyond so many incidents.
+    None(u64),
+}
+
+fn next(key: usize) -> Result<Next, NvmlError> {
     let mut sets = SETS.lock();
     // Somebody may have freed it meanwhile.
     let set = sets.get_mut(&key).ok_or(NvmlError::INVALID_ARGUMENT)?;
@@ -91,7 +99,7 @@ fn next(key: usize) -> Result<Option<nvmlEventData_t>, NvmlError> {
         if set.kinds.get(&scene.gpu).is_some_and(|kinds| kinds & kind != 0) {
             let any = (NVML_INSTANCE_NOT_AVAILABLE, NVML_INSTANCE_NOT_AVAILABLE);
             let instance = scene.instance.map_or(any, |(gpu, compute)| (gpu.into(), compute.into()));
-            return Ok(Some(nvmlEventData_t {
+            return Ok(Next::Event(nvmlEventData_t {
                 device: Device { index: scene.gpu }.handle(),
                 eventType: kind,
                 eventData: data,
@@ -100,5 +108,5 @@ fn next(key: usize) -> Result<Option<nvmlEventData_t>, NvmlError> {
             }));
         }
     }
-    Ok(None)
+    Ok(Next::None(set.seen))
 }
