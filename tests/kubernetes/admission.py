@@ -79,7 +79,8 @@ REFUSED = {
     f"the node's {path}": (host_path(path), f"the node's {shown} as a volume")
     for path, shown in {
         "/": "/", "/var": "/var/", "/var/lib/": "/var/lib/", "/var/lib/vcuda": "/var/lib/vcuda/",
-        "//var/./lib//vcuda/shares": "/var/lib/vcuda/shares/", "/run/cdi": "/run/cdi/", "/var/run": "/var/run/",
+        "//var/./lib//vcuda/shares": "/var/lib/vcuda/shares/", "/run/vcuda/shares": "/run/vcuda/shares/",
+        "/run/cdi": "/run/cdi/", "/var/run": "/var/run/",
         "/etc/ld.so.preload": "/etc/ld.so.preload/", "/proc/1/root": "/proc/1/root/",
         "/var/lib/kubelet/device-plugins": "/var/lib/kubelet/device-plugins/",
         "/run/containerd/containerd.sock": "/run/containerd/containerd.sock/", "/run/docker.sock": "/run/docker.sock/",

@@ -4,6 +4,7 @@ mod create;
 mod delete;
 mod list;
 mod merge;
+mod restore;
 
 pub use merge::MergePreload;
 
@@ -30,6 +31,9 @@ enum Command {
     List(list::List),
     /// Remove a share
     Delete(delete::Delete),
+    /// Make anew what of the shares was in memory before the machine was started anew, so that their containers can start;
+    /// vcuda-shares.service does so
+    Restore(restore::Restore),
 }
 
 impl Share {
@@ -39,6 +43,7 @@ impl Share {
             Command::Create(create) => create.execute(),
             Command::List(list) => list.execute(),
             Command::Delete(delete) => delete.execute(),
+            Command::Restore(restore) => restore.execute(),
         }
     }
 }
@@ -57,12 +62,7 @@ struct Where {
 impl Where {
     /// The shares there; `library` is what containers are given.
     fn store(&self, library: &Path) -> Result<Store> {
-        let shares = std::path::absolute(&self.shares)?;
-        let usual = Places::usual(std::path::absolute(&self.cdi)?, library);
-        let preload = match shares.parent() {
-            Some(parent) if shares != Path::new(SHARES_ON_HOST) => parent.join("ld.so.preload"),
-            _ => usual.preload.clone(),
-        };
-        Ok(Store::open(Places { shares, preload, ..usual }))
+        let [shares, cdi] = [&self.shares, &self.cdi].map(std::path::absolute);
+        Ok(Store::open(Places::of(shares?, cdi?, library)))
     }
 }

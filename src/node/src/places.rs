@@ -5,7 +5,9 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::{OsStr, OsString};
+use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -102,7 +104,10 @@ impl Places {
             let entries = Directory::open(path).and_then(|directory| directory.entries(MOST_SHARES));
             let entries = entries.unwrap_or_default();
             paths.extend(entries.files.into_iter().map(|name| path.join(name)));
-            paths.extend(entries.directories.into_iter().map(|name| path.join(name).join(CONTROL)));
+            paths.extend(entries.directories.into_iter().map(|name| {
+                let path = path.join(name).join(CONTROL);
+                fs::read_link(&path).unwrap_or(path)
+            }));
         }
         paths
     }
@@ -201,14 +206,38 @@ impl Walked {
             Err(complaint) => (Labels::of(share), Some(complaint)),
         };
         let name = OsStr::new(CONTROL);
+        let led_to = match led_to(&directory) {
+            Ok(led_to) => led_to,
+            // Of a machine that was just started: it is made anew before anything runs in the share.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+            Err(error) => {
+                self.directories.insert(directory.path().to_owned(), Err(error.to_string()));
+                return;
+            }
+        };
+        let directory = led_to.unwrap_or(directory);
         visitor.file(Found { directory: &directory, name, labels, complaint, is_expected: true });
+    }
+}
+
+/// The directory of the control file that a link in a share's directory leads to; `None` if the control file is there
+/// itself. A link is followed only where nobody but root and this agent's user could have made it.
+fn led_to(share: &Directory) -> io::Result<Option<Directory>> {
+    let link = share.through(OsStr::new(CONTROL));
+    let Ok(target) = fs::read_link(&link) else { return Ok(None) };
+    let own = fs::metadata("/proc/self")?.uid();
+    let made_by = fs::symlink_metadata(&link)?.uid();
+    let is_trusted = [made_by, share.owner()?].iter().all(|user| [0, own].contains(user));
+    match target.parent().filter(|_| target.is_absolute() && target.file_name() == Some(OsStr::new(CONTROL)))
+    {
+        Some(parent) if is_trusted => Directory::open(parent).map(Some),
+        _ => Ok(None),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
     use std::os::unix::fs::MetadataExt;
 
     #[derive(Default)]
@@ -275,6 +304,44 @@ mod tests {
         places.walk(&mut seen);
         assert_eq!(seen.files.len(), 2, "shares are read where they are");
         assert_eq!(places.list().len(), 2);
+    }
+
+    #[test]
+    fn a_shares_link_leads_to_its_control_file_and_nobody_elses_does() {
+        let root = tempfile::tempdir().unwrap();
+        let path = |name: &str| root.path().join(name);
+        for share in ["linked", "waiting", "strange", "relative"] {
+            fs::create_dir_all(path("shares").join(share)).unwrap();
+        }
+        fs::create_dir_all(path("run/linked")).unwrap();
+        let link = |target: PathBuf, share: &str| {
+            std::os::unix::fs::symlink(target, path("shares").join(share).join(CONTROL)).unwrap();
+        };
+        link(path("run/linked/control"), "linked");
+        link(path("run/waiting/control"), "waiting");
+        link(path("run/linked/other"), "strange");
+        link("../linked/control".into(), "relative");
+        let places = Places { shares: path("shares"), ..Places::default() };
+        let found = || {
+            let mut seen = Seen::default();
+            let walked = places.walk(&mut seen);
+            assert!(walked.directories.values().all(Result::is_ok), "{walked:?}");
+            seen.files.sort();
+            seen.files
+        };
+        let itself = |share: &str| (share.to_owned(), path("shares").join(share).join(CONTROL));
+        let linked = ("linked".to_owned(), path("run/linked/control"));
+        // Of one that is not made anew yet, nothing is said; other links are no control files.
+        assert_eq!(found(), [linked.clone(), itself("relative"), itself("strange")]);
+        assert!(places.list().contains(&linked.1));
+        if fs::metadata("/proc/self").unwrap().uid() == 0 {
+            std::os::unix::fs::lchown(path("shares/linked/control"), Some(4_000_000), None).unwrap();
+            assert_eq!(
+                found(),
+                [itself("linked"), itself("relative"), itself("strange")],
+                "somebody's own making"
+            );
+        }
     }
 
     #[test]

@@ -73,6 +73,14 @@ pub fn rename(from: &Path, to: &Path) -> Result<(), ShareError> {
     Ok(())
 }
 
+/// Makes a link at `path` to `target`.
+pub fn link(target: &Path, path: &Path) -> Result<(), ShareError> {
+    step::done();
+    std::os::unix::fs::symlink(target, path).map_err(|error| ShareError::io("make", path, error))?;
+    step::done();
+    Ok(())
+}
+
 /// Has the names in the directory of `path` last through a power cut.
 pub fn sync_parent(path: &Path) -> Result<(), ShareError> {
     let Some(parent) = path.parent() else { return Ok(()) };

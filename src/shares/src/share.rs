@@ -1,13 +1,14 @@
 //! A share as it is on the machine.
 
 use crate::error::ShareError;
-use crate::places::{ARBITER_IN_CONTAINER, control_in_container};
+use crate::places::{ARBITER_IN_CONTAINER, Places, control_in_container};
 use crate::record::{self, Record};
 use crate::wanted::Wanted;
 use crate::{KIND, files};
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use vcuda_core::control::Control;
 use vcuda_core::limits::{Limits, LimitsError, Overrides, Source, parse_file, patiently, read_file};
 use vcuda_core::location::SHARE_CONTROL_FILE;
 use vcuda_core::share::Share as Cores;
@@ -74,7 +75,18 @@ impl Share {
 
     /// Its control file on the machine.
     pub fn control_file(&self) -> PathBuf {
-        self.directory.join(SHARE_CONTROL_FILE)
+        let path = self.directory.join(SHARE_CONTROL_FILE);
+        fs::read_link(&path).unwrap_or(path)
+    }
+
+    /// Makes its control file if that is not there, as after the start of the machine. True if it was not.
+    pub(crate) fn restore_control(&self) -> Result<bool, ShareError> {
+        let path = self.control_file();
+        if path.is_file() {
+            return Ok(false);
+        }
+        make_control(&path)?;
+        Ok(true)
     }
 
     /// Its limits as they are now.
@@ -115,13 +127,33 @@ pub(crate) fn share_of_cdi_file(file_name: &str) -> Option<&str> {
     file_name.strip_prefix(CDI_PREFIX)?.strip_suffix(CDI_SUFFIX).filter(|name| crate::is_usable(name))
 }
 
+/// Makes a control file, with the directories that it is in, if it is not there.
+pub(crate) fn make_control(path: &Path) -> Result<(), ShareError> {
+    if let Some(directory) = path.parent() {
+        files::make_open(directory)?;
+    }
+    // Of a file that was not there, a container runtime may have made a directory.
+    if path.is_dir() {
+        files::remove_directory(path)?;
+    }
+    Control::open_or_create(path)?;
+    Ok(())
+}
+
 /// Writes a whole share into `directory`, which must be empty: it is one once the directory has the share's name.
-pub(crate) fn write(wanted: &Wanted, cdi: &Path, directory: &Path) -> Result<(), ShareError> {
+pub(crate) fn write(wanted: &Wanted, places: &Places, directory: &Path) -> Result<(), ShareError> {
     let lasts = wanted.made_by == crate::MadeBy::Cli;
     let text = limits_text(wanted)?;
     files::write(&directory.join(LIMITS_FILE), text.as_bytes(), lasts)?;
-    vcuda_core::control::Control::open_or_create(directory.join(SHARE_CONTROL_FILE))?;
-    describe(wanted, cdi, directory)
+    let control = directory.join(SHARE_CONTROL_FILE);
+    if places.has_control_elsewhere() {
+        let elsewhere = places.control.join(&wanted.name).join(SHARE_CONTROL_FILE);
+        make_control(&elsewhere)?;
+        files::link(&elsewhere, &control)?;
+    } else {
+        make_control(&control)?;
+    }
+    describe(wanted, &places.cdi, directory)
 }
 
 /// Writes what a share was asked to be, and for whom, in the place of what was written before.

@@ -4,12 +4,15 @@
 //! container runtimes; it is taken from those first, then loses its name, and then its files. So whoever is killed in
 //! between leaves a share that is whole, or hidden remains that count for nothing and that the next change of the same
 //! share, or a sweep, removes.
+//!
+//! Control files are in memory where the machine has its usual places, and a share without one, as after the machine's start,
+//! is whole: it is made anew before runtimes start, by `vcuda share restore`, or by whoever makes or sweeps shares.
 
 use crate::error::ShareError;
 use crate::places::{LIBRARY_IN_CONTAINER, Places};
 use crate::promises;
 use crate::record::Record;
-use crate::share::{Share, cdi_file, describe, share_of_cdi_file, write};
+use crate::share::{Share, cdi_file, describe, make_control, share_of_cdi_file, write};
 use crate::wanted::{MadeBy, Wanted};
 use crate::{cdi, files, is_usable};
 use files::Lock;
@@ -72,7 +75,8 @@ impl Store {
             if Record::of(&share.wanted, &share.cdi) != Record::of(wanted, &self.places.cdi) {
                 return Err(taken(&share));
             }
-            Control::open_or_create(share.control_file())?;
+            share.restore_control()?;
+            Control::open_existing(share.control_file())?;
             self.show(&share)?;
             return Ok(share);
         }
@@ -81,9 +85,14 @@ impl Store {
         }
         // What is left of one that was not made or removed to the end.
         self.take_away(&wanted.name)?;
+        let is_share = |path: &PathBuf| name_of(path).is_some_and(is_usable);
+        if self.places.has_control_elsewhere() && !files::children(&self.places.shares)?.iter().any(is_share)
+        {
+            files::remove(&self.places.arbiter_before())?;
+        }
         let unfinished = files::temporary_of(&directory);
         files::make(&unfinished, SHARE_MODE)?;
-        write(wanted, &self.places.cdi, &unfinished)?;
+        write(wanted, &self.places, &unfinished)?;
         files::rename(&unfinished, &directory)?;
         if wanted.made_by == MadeBy::Cli {
             files::sync_parent(&directory)?;
@@ -179,7 +188,44 @@ impl Store {
             let Some(name) = name_of(&path) else { continue };
             note(self.sweep_cdi(&path, name, &mut swept));
         }
+        for path in self.directories_of_control()? {
+            let Some(name) = name_of(&path) else { continue };
+            note(self.sweep_control(&path, name, &mut swept));
+        }
         failed.map_or(Ok(swept), Err)
+    }
+
+    /// Makes what of the shares was in memory before the machine was started anew, as containers need it to start; the
+    /// names of those that lacked it.
+    ///
+    /// # Errors
+    /// [`ShareError`], after as much as could be done.
+    pub fn restore(&self) -> Result<Vec<String>, ShareError> {
+        if !self.places.shares.is_dir() {
+            return Ok(Vec::new());
+        }
+        let _lock = Lock::take(&self.places.shares)?;
+        let (mut restored, mut failed) = (Vec::new(), None);
+        let mut note = |result: Result<bool, ShareError>| {
+            result.unwrap_or_else(|error| {
+                failed.get_or_insert(error);
+                false
+            })
+        };
+        let shares = self.list()?;
+        if !shares.is_empty() {
+            note(self.make_arbiter().map(|()| false));
+        }
+        for share in shares {
+            if note(share.restore_control()) {
+                restored.push(share.name().to_owned());
+            }
+        }
+        failed.map_or(Ok(restored), Err)
+    }
+
+    fn make_arbiter(&self) -> Result<(), ShareError> {
+        make_control(&self.places.arbiter())
     }
 
     fn sweep_directory(
@@ -202,8 +248,8 @@ impl Store {
                 swept.removed.push(name.to_owned());
             }
             Some(share) => {
-                let is_restored = self.is_shown_here(&share) && self.show(&share)?;
-                if is_restored {
+                let is_restored = share.restore_control()?;
+                if (self.is_shown_here(&share) && self.show(&share)?) || is_restored {
                     swept.restored.push(name.to_owned());
                 }
             }
@@ -232,6 +278,24 @@ impl Store {
         Ok(())
     }
 
+    /// Removes the control file of a share that was not made, or not removed, to the end.
+    fn sweep_control(&self, path: &Path, name: &str, swept: &mut Swept) -> Result<(), ShareError> {
+        if is_usable(name) && Share::read(&self.directory(name))?.is_none() {
+            files::remove_directory(path)?;
+            swept.remains.push(path.to_owned());
+        }
+        Ok(())
+    }
+
+    /// The directories of control files, where these are in a place of their own.
+    fn directories_of_control(&self) -> Result<Vec<PathBuf>, ShareError> {
+        if self.places.has_control_elsewhere() {
+            files::children(&self.places.control)
+        } else {
+            Ok(Vec::new())
+        }
+    }
+
     fn directory(&self, name: &str) -> PathBuf {
         self.places.shares.join(name)
     }
@@ -248,7 +312,7 @@ impl Store {
             files::make_open(parent)?;
         }
         write_if_other(&self.places.preload, &preload, lasts)?;
-        Control::open_or_create(self.places.arbiter())?;
+        self.make_arbiter()?;
         files::make_open(&self.places.cdi)?;
         write_if_other(&share.cdi_file(), &cdi::text(share, &self.places), lasts)
     }
@@ -265,12 +329,15 @@ impl Store {
         for remains in [&unfinished, &gone] {
             files::remove_directory(remains)?;
         }
-        if !directory.is_dir() {
-            return Ok(false);
+        let is_there = directory.is_dir();
+        if is_there {
+            files::rename(&directory, &gone)?;
         }
-        files::rename(&directory, &gone)?;
+        if self.places.has_control_elsewhere() {
+            files::remove_directory(&self.places.control.join(name))?;
+        }
         files::remove_directory(&gone)?;
-        Ok(true)
+        Ok(is_there)
     }
 }
 

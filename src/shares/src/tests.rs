@@ -1,5 +1,7 @@
 //! The store on a real disk, whole and killed at every step.
 
+mod memory;
+
 use super::*;
 use crate::step::counted::killed_after;
 use proptest::prelude::*;
@@ -27,6 +29,7 @@ fn world() -> World {
     let store = Store::open(Places {
         shares: path("var/shares"),
         cdi: path("cdi"),
+        control: path("run/shares"),
         library: path("libvcuda.so"),
         preload: path("var/ld.so.preload"),
     });
@@ -53,6 +56,14 @@ impl World {
             entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect::<Vec<_>>()
         };
         let mut names = [below("var/shares"), below("cdi")].concat();
+        // Whose control file is there without it.
+        names.extend(
+            below("run/shares")
+                .into_iter()
+                .filter(|name| !names.contains(name))
+                .map(|name| format!("run/{name}"))
+                .collect::<Vec<_>>(),
+        );
         names.retain(|name| name != ".lock");
         names.sort();
         names
@@ -101,7 +112,9 @@ fn a_share_is_what_was_asked_for() {
         ("var/shares/half", 0o711),
         ("var/shares/half/limits.json", 0o644),
         ("var/shares/half/share.json", 0o644),
-        ("var/shares/half/control", 0o666),
+        ("run/shares", 0o755),
+        ("run/shares/half", 0o755),
+        ("run/shares/half/control", 0o666),
         ("cdi/vcuda-half.json", 0o644),
     ] {
         assert_eq!(fs::metadata(world.path(name)).unwrap().permissions().mode() & 0o7777, mode, "{name}");
@@ -124,8 +137,8 @@ fn a_runtime_is_told_in_the_oldest_words() {
         "mounts": [
             mount("libvcuda.so", "/usr/local/vcuda/libvcuda.so", &["ro", "nosuid", "nodev", "bind"]),
             mount("var/shares/half/limits.json", "/etc/vcuda/shares.d/half.json", &ro),
-            mount("var/shares/half/control", "/run/vcuda/shares/half/control", &["rw", "nosuid", "nodev", "noexec", "bind"]),
-            mount("var/arbiter", "/run/vcuda/arbiter", &["rw", "nosuid", "nodev", "noexec", "bind"]),
+            mount("run/shares/half/control", "/run/vcuda/shares/half/control", &["rw", "nosuid", "nodev", "noexec", "bind"]),
+            mount("run/arbiter", "/run/vcuda/arbiter", &["rw", "nosuid", "nodev", "noexec", "bind"]),
             mount("var/ld.so.preload", "/etc/ld.so.preload", &ro),
         ],
     });
@@ -407,37 +420,5 @@ proptest! {
         }
         world.store.sweep(|_| false).unwrap();
         prop_assert_eq!(world.names(), [""; 0]);
-    }
-}
-
-/// How long one more share takes beside others of the same GPU: cargo test -p vcuda-shares --release -- --ignored --nocapture
-#[test]
-#[ignore = "prints how long it takes"]
-fn how_long_one_more_takes() {
-    let world = world();
-    let one = |number: u32| Wanted {
-        memory_bytes: Some(GIB / 16),
-        cores: "0.05".parse().ok(),
-        physical_bytes: Some(80 * GIB),
-        made_by: MadeBy::Dra,
-        ..wanted(&format!("share-{number}"))
-    };
-    let mut made = 0;
-    for others in [1, 100, 1000] {
-        while made < others {
-            world.store.create(&one(made)).unwrap();
-            made += 1;
-        }
-        let mut took: Vec<Duration> = (0..20)
-            .map(|_| {
-                let begun = std::time::Instant::now();
-                world.store.create(&one(u32::MAX)).unwrap();
-                let took = begun.elapsed();
-                world.store.delete(one(u32::MAX).name.as_str()).unwrap();
-                took
-            })
-            .collect();
-        took.sort();
-        println!("beside {others}: {:?} in the middle, {:?} at most", took[10], took[19]);
     }
 }

@@ -29,6 +29,12 @@ pub fn share_of(control_file: &Path) -> Option<&str> {
     is_share.then_some(name)
 }
 
+/// The control file of the share in a directory: there, or where a link there leads to.
+fn control_file_in(share: &Path) -> PathBuf {
+    let path = share.join(SHARE_CONTROL_FILE);
+    fs::read_link(&path).unwrap_or(path)
+}
+
 /// The user whose control files a directory of this name holds: 1000 of `vcuda-1000`.
 pub fn owner_of(directory_name: &OsStr) -> Option<u32> {
     let digits = directory_name.to_str()?.strip_prefix(DIRECTORY_PREFIX)?;
@@ -45,7 +51,7 @@ pub fn find(named: &[PathBuf]) -> Vec<PathBuf> {
     let parts = configured.iter().flat_map(Limits::parts);
     found.extend(parts.filter_map(|limits| limits.control_file.clone()).filter(|path| path.exists()));
     let mut shares: Vec<PathBuf> = children(&shares_directory())
-        .map(|share| share.join(SHARE_CONTROL_FILE))
+        .map(|share| control_file_in(&share))
         .filter(|path| share_of(path).is_some() && path.exists())
         .collect();
     shares.sort();

@@ -5,7 +5,7 @@
 //! limits. For the same reason a link, which is how a run says that its limits are in a file of its user's choice, is
 //! followed to files of the link's owner only.
 
-use crate::find::{files_of_user, share_of};
+use crate::find::{files_of_user, share_of, shares_directory};
 use rustix::fs::{FlockOperation, fcntl_lock};
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -221,13 +221,16 @@ pub fn of_slice(control_file: &Path) -> Vec<LimitsFile> {
     found
 }
 
-/// In the share's container, the file is elsewhere.
+/// In the share's container, the file is elsewhere; and on the machine, where control files are in memory.
 fn of_share(control_file: &Path) -> Option<LimitsFile> {
     let here = Limits::of_this_process();
     let mut parts = here.iter().flat_map(Limits::parts).filter(|limits| limits.names(control_file));
     match parts.next().map(Limits::source) {
         Some(Source::Share(path)) => Some(LimitsFile::at(path)),
-        _ => follow(&control_file.with_file_name(SHARE_LIMITS)),
+        _ => follow(&control_file.with_file_name(SHARE_LIMITS)).or_else(|| {
+            let share = shares_directory().join(share_of(control_file)?);
+            follow(&share.join(SHARE_LIMITS))
+        }),
     }
 }
 

@@ -103,12 +103,7 @@ impl KubernetesOptions {
 
     /// The shares in the directory `shares`, and what containers are given with them.
     pub fn store(&self, shares: &Path) -> Store {
-        Store::open(Places {
-            shares: shares.to_owned(),
-            // Beside the shares, so that it is on the node as well.
-            preload: shares.with_file_name("ld.so.preload"),
-            ..Places::usual(&self.cdi, &self.library)
-        })
+        Store::open(Places::of(shares, &self.cdi, &self.library))
     }
 
     /// What the device plugin is to be, if there is to be one.

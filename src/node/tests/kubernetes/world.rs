@@ -38,12 +38,9 @@ impl Node {
     }
 
     pub fn store(&self) -> Store {
-        Store::open(Places {
-            shares: self.path("shares"),
-            cdi: self.path("cdi"),
-            library: self.path("libvcuda.so"),
-            preload: self.path("ld.so.preload"),
-        })
+        // As on a node, control files are elsewhere.
+        let places = Places::of(self.path("shares"), self.path("cdi"), self.path("libvcuda.so"));
+        Store::open(Places { control: self.path("run/shares"), ..places })
     }
 
     pub fn preparer(&self) -> Preparer {

@@ -60,12 +60,7 @@ impl Node {
         let directory = tempfile::tempdir().unwrap();
         let library = directory.path().join("libvcuda.so");
         fs::write(&library, "").unwrap();
-        let places = Places {
-            shares: directory.path().join("shares"),
-            cdi: directory.path().join("cdi"),
-            preload: directory.path().join("ld.so.preload"),
-            library,
-        };
+        let places = Places::of(directory.path().join("shares"), directory.path().join("cdi"), library);
         let grants = Grants::new(Store::open(places), cut.parse().unwrap(), kept);
         let gpus = vec![gpu(1, 80 * GIB), gpu(2, 80 * GIB)];
         Node { directory, inventory: Inventory { gpus, ..Inventory::default() }, grants }
@@ -77,8 +72,7 @@ impl Node {
 
     fn store(&self) -> Store {
         let path = |name: &str| self.directory.path().join(name);
-        let (shares, cdi) = (path("shares"), path("cdi"));
-        Store::open(Places { shares, cdi, preload: path("ld.so.preload"), library: path("libvcuda.so") })
+        Store::open(Places::of(path("shares"), path("cdi"), path("libvcuda.so")))
     }
 
     fn names(&self) -> Vec<String> {
