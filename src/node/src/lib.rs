@@ -14,6 +14,7 @@ pub mod idle_release;
 pub mod jobs;
 pub mod kubernetes;
 pub mod labels;
+pub mod manual;
 pub mod options;
 pub mod places;
 pub mod reading;

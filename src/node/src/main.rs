@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context;
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -14,6 +14,7 @@ use vcuda_node::exposition::{Exposition, Sources};
 use vcuda_node::idle_release::Status;
 use vcuda_node::jobs::Jobs;
 use vcuda_node::kubernetes::webhook;
+use vcuda_node::manual::Man;
 use vcuda_node::options::{Options, Switch};
 use vcuda_node::places::Places;
 use vcuda_node::watch::Watcher;
@@ -22,17 +23,30 @@ use vcuda_node::{devices, faults, idle_release, serve};
 /// How long jobs may take to end.
 const FAREWELL: Duration = Duration::from_secs(5);
 
+#[derive(Parser)]
+#[command(name = "vcuda-node", version)]
+struct Arguments {
+    #[command(flatten)]
+    options: Options,
+    #[command(subcommand)]
+    instead: Option<Instead>,
+}
+
+// What is done instead of serving. No doc comment: that would be the command's description.
+#[derive(Subcommand)]
+enum Instead {
+    /// Write the manual page
+    #[command(hide = true)]
+    Man(Man),
+}
+
 fn main() -> ExitCode {
-    let options = Options::parse();
-    tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::from(options.log))
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .with_target(false)
-        // Where nobody reads the log any more, that is no reason to end.
-        .log_internal_errors(false)
-        .init();
-    match run(options) {
+    let arguments = Arguments::parse();
+    let result = match arguments.instead {
+        Some(Instead::Man(man)) => man.execute(),
+        None => serve_as_told(arguments.options),
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("vcuda-node: {error:#}");
@@ -41,7 +55,15 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(options: Options) -> anyhow::Result<()> {
+fn serve_as_told(options: Options) -> anyhow::Result<()> {
+    tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::from(options.log))
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_target(false)
+        // Where nobody reads the log any more, that is no reason to end.
+        .log_internal_errors(false)
+        .init();
     if let Some(device) = &options.declare_well {
         options.faults().declare_well(device)?.iter().for_each(|said| println!("{said}"));
         return Ok(());
