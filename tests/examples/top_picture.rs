@@ -184,13 +184,26 @@ fn draw(svg: &mut String, row: u16, column: u16, text: &str, look: &Look) {
         }
         return;
     }
-    let escaped = text.replace('&', "&amp;").replace('<', "&lt;").replace(' ', "\u{a0}");
+    // Word by word, where each belongs: what is between them is as wide as the viewer's font likes, if it is kept at all.
+    let mut place = 0;
+    for word in text.split(' ') {
+        let length = word.chars().count();
+        if length > 0 {
+            draw_word(svg, x + place as f64 * WIDTH, y, word, look);
+        }
+        place += length + 1;
+    }
+}
+
+fn draw_word(svg: &mut String, x: f64, y: f64, word: &str, look: &Look) {
+    let escaped = word.replace('&', "&amp;").replace('<', "&lt;");
     let weight = if look.is_bold { " font-weight=\"bold\"" } else { "" };
     // Stretched to its cells, whatever the font's own widths.
     let drawn = writeln!(
         svg,
-        "<text x=\"{x:.1}\" y=\"{:.1}\" textLength=\"{width:.1}\" lengthAdjust=\"spacingAndGlyphs\" fill=\"{}\"{weight}>{escaped}</text>",
+        "<text x=\"{x:.1}\" y=\"{:.1}\" textLength=\"{:.1}\" lengthAdjust=\"spacingAndGlyphs\" fill=\"{}\"{weight}>{escaped}</text>",
         y + HEIGHT * 0.77,
+        word.chars().count() as f64 * WIDTH,
         look.colour
     );
     drawn.expect("a string takes all that is written");

@@ -133,7 +133,7 @@ def errors(points: list[Point]) -> list[str]:
     left, top, width, height = ERRORS
     worst = max((abs(point.got - point.asked) for point in points), default=0)
     most = next((step for step in (1.5, 3, 6, 15, 30, 60) if worst <= step * 0.95), 100)
-    out = [text(left, top - 12, "vcuda: points above or below; each dot one run", "sub")]
+    out = [text(left, top - 12, "vcuda: points off, each dot one run", "sub")]
 
     def at(asked: float, points_off: float) -> tuple[float, float]:
         return left + width * asked / 100, top + height * (0.5 - points_off / (2 * most))
@@ -148,7 +148,7 @@ def errors(points: list[Point]) -> list[str]:
     for asked in range(0, 101, 20):
         x, _ = at(asked, 0)
         out.append(text(x, top + height + 18, str(asked), "tick", "middle"))
-    out += [text(left + width / 2, top + height + 38, "share asked for, %", "sub", "middle"), text(left + width - 6, high + 15, "± 1 point", "tick", "end")]
+    out += [text(left + width / 2, top + height + 38, "share asked for, %", "sub", "middle"), text(left + width - 6, low + 15, "± 1 point", "tick", "end")]
     for number, length in enumerate(lengths_of(points)):
         for point in (point for point in points if point.kernel_ns == length):
             # Beside each other, or they would hide each other.
