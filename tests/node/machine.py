@@ -163,8 +163,9 @@ class Agent:
             time.sleep(0.1)
 
 
-def populate(machine):
-    """Five tenants on three GPUs, of which one always wants more time and one more memory, and a damaged slice."""
+def populate(machine, pause_ms):
+    """Five tenants on three GPUs, of which one always wants more time and one more memory, and a damaged slice.
+    The last rests for `pause_ms` between its kernels."""
 
     def labels(namespace, pod):
         return {"namespace": namespace, "pod": pod, "container": "main"}
@@ -173,14 +174,14 @@ def populate(machine):
     machine.add_tenant("train-1", Tenant("16GiB", "25", 9216, 5000, 25, 0, 0, labels("vision", "train-1")))
     machine.add_tenant("serve-0", Tenant("40GiB", "60", 30720, 3000, 10, 20480, 1, labels("language", "serve-0")))
     machine.add_tenant("notebook", Tenant("12GiB", "20", 4096, 40000, 1500, 0, 1, labels("language", "notebook")))
-    machine.add_tenant("lab-0", Tenant("5GiB", "50", 3072, 2000, 3000, 0, 2, labels("language", "lab-0"), "500ms"))
+    machine.add_tenant("lab-0", Tenant("5GiB", "50", 3072, 2000, pause_ms, 0, 2, labels("language", "lab-0"), "500ms"))
     (machine.shares / "damaged").mkdir()
     (machine.shares / "damaged/control").write_text("no control file")
     machine.wait_for_tenants()
 
 
-def crowd(machine):
+def crowd(machine, pause_ms):
     """One more, for which there is room only while another one is put aside: somebody must make room already."""
     labels = {"namespace": "language", "pod": "lab-1", "container": "main"}
-    machine.add_tenant("lab-1", Tenant("5GiB", "50", 3072, 2000, 3000, 0, 2, labels, "500ms"))
+    machine.add_tenant("lab-1", Tenant("5GiB", "50", 3072, 2000, pause_ms, 0, 2, labels, "500ms"))
     machine.wait_for_tenants()

@@ -7,7 +7,9 @@ from xml.sax.saxutils import escape
 import dashboard as boards
 
 WIDTH, MARGIN, UNIT = 1200, 12, 26
-LINES_SHOWN = 6
+LINES_SHOWN = 9
+# Where a panel has several queries of several series: one for each query.
+DASHES = ("", "6 3", "1.5 2.5")
 LIGHT = {"back": "#ffffff", "panel": "#f6f8fa", "ink": "#1f2328", "quiet": "#59636e", "grid": "#d9dee3",
          "lines": ("#0969da", "#1a7f37", "#bc4c00", "#8250df", "#bf3989", "#7d8590")}
 DARK = {"back": "#0d1117", "panel": "#151b23", "ink": "#e6edf3", "quiet": "#9198a1", "grid": "#2b3138",
@@ -17,7 +19,7 @@ DARK = {"back": "#0d1117", "panel": "#151b23", "ink": "#e6edf3", "quiet": "#9198
 def colours(of):
     rules = (f".back {{ fill: {of['back']}; }} .panel {{ fill: {of['panel']}; }} text {{ fill: {of['ink']}; }} "
              f".quiet {{ fill: {of['quiet']}; }} .grid {{ stroke: {of['grid']}; }}")
-    return rules + "".join(f" .s{i} {{ stroke: {c}; }} .f{i} {{ fill: {c}; }}" for i, c in enumerate(of["lines"]))
+    return rules + "".join(f" .s{i} {{ stroke: {c}; }}" for i, c in enumerate(of["lines"]))
 
 
 STYLE = f"""
@@ -67,13 +69,14 @@ def nice_top(most):
 
 
 def chart(panel, box, lines, start, end):
-    """Lines over time, with the axis on the left and the names below."""
+    """Lines over time, each a name, its colour, its dashes and its points, with the axis on the left and the names below."""
     x, y, width, height = box
     unit = panel["fieldConfig"]["defaults"]["unit"]
     shown = lines[:LINES_SHOWN]
-    top_y, left, names_y = y + 28, x + 62, y + height - 8 - 14 * ((len(shown) + 1) // 2)
+    columns = 2 if len(shown) <= 6 else 3
+    top_y, left, names_y = y + 28, x + 62, y + height - 8 - 14 * math.ceil(len(shown) / columns)
     bottom, right = names_y - 24, x + width - 12
-    most = max((value for _, points in lines for _, value in points if math.isfinite(value)), default=0)
+    most = max((value for *_, points in lines for _, value in points if math.isfinite(value)), default=0)
     step = 1 << 30 if unit == "bytes" and most > 1 << 30 else 1
     most = nice_top(most / step) * step
     drawn = []
@@ -83,7 +86,7 @@ def chart(panel, box, lines, start, end):
         drawn.append(text(left - 6, line_y + 4, number(most * part / 2, unit), "quiet", "end"))
     drawn.append(text(left, bottom + 14, "0 s", "quiet"))
     drawn.append(text(right, bottom + 14, f"{end - start:.0f} s", "quiet", "end"))
-    for index, (name, points) in enumerate(shown):
+    for index, (name, colour, dash, points) in enumerate(shown):
         path, before = [], None
         for at, value in points:
             if math.isfinite(value):
@@ -92,10 +95,11 @@ def chart(panel, box, lines, start, end):
                 # A gap in the data is a gap in the line.
                 path.append(f"{'L' if before is not None and at - before < 2.5 else 'M'}{place_x:.1f} {place_y:.1f}")
                 before = at
-        drawn.append(f'<path d="{" ".join(path)}" class="line s{index}"/>')
-        name_x, name_y = x + 14 + index % 2 * (width - 20) / 2, names_y + 4 + index // 2 * 14
-        drawn.append(f'<rect x="{name_x:.1f}" y="{name_y - 5:.1f}" width="10" height="3" class="f{index}"/>')
-        drawn.append(text(name_x + 15, name_y, name))
+        look = f'class="line s{colour}"' + (f' stroke-dasharray="{dash}"' if dash else "")
+        drawn.append(f'<path d="{" ".join(path)}" {look}/>')
+        name_x, name_y = x + 14 + index % columns * (width - 20) / columns, names_y + 4 + index // columns * 14
+        drawn.append(f'<path d="M{name_x:.1f} {name_y - 3.5:.1f}h14" {look}/>')
+        drawn.append(text(name_x + 19, name_y, name))
     return drawn
 
 
@@ -118,6 +122,17 @@ def table(panel, box, columns):
         drawn += [text(starts[i], line_y, word) for i, word in enumerate(key)]
         drawn += [text(starts[3 + i], line_y, number(value, units[i]), "", "end") for i, value in values.items()]
     return drawn
+
+
+def lines_of(queries, answers):
+    """Of what Prometheus answered: what has the same colour is of the same GPU or slice, where there are several."""
+    is_grid = len(queries) > 1 and max(map(len, answers)) > 1
+    count = 0
+    for number, ((target, _), answer) in enumerate(zip(queries, answers)):
+        for place, (metric, points) in enumerate(answer):
+            colour, dash = (place, DASHES[number % len(DASHES)]) if is_grid else (count, "")
+            yield legend(target, metric), colour % len(LIGHT["lines"]), dash, points
+            count += 1
 
 
 def draw(prometheus, start, end):
@@ -143,9 +158,8 @@ def draw(prometheus, start, end):
         elif panel["type"] == "table":
             drawn += table(panel, box, [prometheus.query(query) for _, query in queries])
         else:
-            lines = [(legend(target, metric), points) for target, query in queries
-                     for metric, points in prometheus.query_range(query, start, end, 1)]
-            drawn += chart(panel, box, lines, start, end)
+            answers = [prometheus.query_range(query, start, end, 1) for _, query in queries]
+            drawn += chart(panel, box, list(lines_of(queries, answers)), start, end)
     height = lowest + MARGIN
     return "\n".join([
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0f}" role="img" '
