@@ -329,13 +329,14 @@ impl Limits {
 /// Reads limits, and reads them again for a while if they are wrong: a file that is just being [rewritten](fn@rewrite) is no
 /// limits file for some microseconds, or for as long as a busy machine leaves its writer waiting for a processor.
 pub fn patiently<E>(read: impl Fn() -> Result<Limits, E>) -> Result<Limits, E> {
-    const PAUSES_MS: [u64; 6] = [2, 4, 8, 16, 32, 64];
+    const READINGS: u32 = 32;
+    const PAUSE: Duration = Duration::from_millis(4);
     let mut found = read();
-    for pause_ms in PAUSES_MS {
+    for _ in 1..READINGS {
         if found.is_ok() {
             break;
         }
-        std::thread::sleep(Duration::from_millis(pause_ms));
+        std::thread::sleep(PAUSE);
         found = read();
     }
     found
