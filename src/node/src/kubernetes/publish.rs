@@ -129,6 +129,8 @@ impl Publisher {
                         known = Some(std::mem::take(&mut listing));
                         is_blind = false;
                     }
+                    // The server's own word on what was written here may be ahead of the watch.
+                    Some(Ok(Event::Apply(slice) | Event::Delete(slice))) if is_older(&slice, known.as_ref()) => continue,
                     Some(Ok(Event::Apply(slice))) => {
                         known.get_or_insert_default().insert(slice.name_any(), slice);
                     }
@@ -293,6 +295,13 @@ fn says(found: &ResourceSlice, wanted: &ResourceSlice) -> bool {
     // Nothing is the same as an empty list.
     spec.devices.get_or_insert_default();
     spec == wanted.spec && found.metadata.owner_references == wanted.metadata.owner_references
+}
+
+/// Whether a slice is of before the one that is known.
+fn is_older(slice: &ResourceSlice, known: Option<&Slices>) -> bool {
+    let version = |slice: &ResourceSlice| slice.resource_version()?.parse::<u64>().ok();
+    let known = known.and_then(|known| known.get(&slice.name_any())).and_then(version);
+    known.is_some_and(|known| version(slice).is_some_and(|version| version < known))
 }
 
 fn is_forbidden(error: &watcher::Error) -> bool {
