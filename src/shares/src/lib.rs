@@ -1,7 +1,8 @@
 //! Shares of a machine's GPUs, for containers: making, listing and removing them.
 //!
 //! A share is a directory `/var/lib/vcuda/shares/NAME` with a limits file, a description and a link to its control file in
-//! `/run/vcuda/shares/NAME`, which is memory and made anew after the machine's start, and a CDI file by which a container runtime mounts the first two, with the library, into each container that names the share. Every
+//! `/run/vcuda/shares/NAME`, which is memory and made anew after the machine's start, and a CDI file by which a container
+//! runtime mounts limits and control file, with the library, into each container that names the share. Every
 //! container that does so is in the same share, and spends from the same quota.
 //!
 //! For tools: they may be killed at any instruction, and the next one finds either a whole share or none. Must never let a
