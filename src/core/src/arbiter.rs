@@ -85,7 +85,7 @@ pub struct Wish {
     pub given_ns: u64,
     /// What of that is not known to be done, whatever the time.
     pub in_flight_ns: u64,
-    /// How long the container's work has kept the device busy, in all; 0 will do unless [`Tenant::wants_busy_ns`].
+    /// How long the container's work has kept the device busy, in all; 0 will do unless [`Tenant::is_joint`].
     pub busy_ns: u64,
 }
 
@@ -193,7 +193,7 @@ impl Tenant {
     }
 
     /// Whether other processes of the container are at work, so that what this one has given the device says too little.
-    pub fn wants_busy_ns(&self) -> bool {
+    pub fn is_joint(&self) -> bool {
         self.is_joint.load(Ordering::Relaxed)
     }
 
@@ -216,7 +216,7 @@ impl Tenant {
             seat.clock.fetch_max(arbiter.clock.load(Ordering::Relaxed), Ordering::Relaxed);
         }
         // Another thread may have found out only now.
-        let joint = self.wants_busy_ns() && wish.busy_ns > 0;
+        let joint = self.is_joint() && wish.busy_ns > 0;
         self.tell_duty(seat, wish.since_ns, if joint { wish.busy_ns } else { wish.given_ns }, joint);
         let own_tail_ns = wish.tail_ns.max(now_ns).saturating_add(wish.cost_ns);
         let tail_ns = self.tail_ns(seat, wish);
@@ -278,8 +278,7 @@ impl Tenant {
     /// Until when the container's work takes, if another process than this has had a part in saying so.
     fn said_with_others(&self, seat: &Seat, now_ns: u64) -> Option<u64> {
         let busy_ns = seat.busy_until_ns.load(Ordering::Relaxed);
-        let is_own =
-            busy_ns == self.told_ns.load(Ordering::Relaxed) && !self.is_joint.load(Ordering::Relaxed);
+        let is_own = busy_ns == self.told_ns.load(Ordering::Relaxed) && !self.is_joint();
         (busy_ns > now_ns && !is_own).then_some(busy_ns)
     }
 
@@ -345,7 +344,7 @@ impl Tenant {
     pub fn tell_wait(&self, arbiter: &Arbiter, wish: &Wish, waits: bool) {
         let Some((_, seat)) = self.seat(arbiter, wish.now_ns) else { return };
         self.tell_tail(seat, wish);
-        let is_alone = waits && !self.is_joint.load(Ordering::Relaxed);
+        let is_alone = waits && !self.is_joint();
         let until_ns = if is_alone { wish.tail_ns.max(wish.now_ns).saturating_add(QUANTUM_NS) } else { 0 };
         if seat.in_wait_until_ns.load(Ordering::Relaxed) != until_ns {
             seat.in_wait_until_ns.store(until_ns, Ordering::Relaxed);

@@ -24,15 +24,7 @@ fn tenant(identity: u64) -> Tenant {
 }
 
 fn wish(now_ns: u64) -> Wish {
-    Wish {
-        now_ns,
-        since_ns: now_ns,
-        tail_ns: now_ns,
-        cost_ns: 200_000,
-        given_ns: 0,
-        in_flight_ns: 0,
-        busy_ns: 0,
-    }
+    Wish { now_ns, since_ns: now_ns, tail_ns: now_ns, cost_ns: 200_000, ..Wish::default() }
 }
 
 fn goes(turn: Turn) -> bool {

@@ -11,15 +11,7 @@ const NOW_NS: u64 = 1_000_000_000_000;
 const TERMS: Terms = Terms { weight: 1, share_ppm: 0, is_high: false };
 
 fn wish(now_ns: u64) -> Wish {
-    Wish {
-        now_ns,
-        since_ns: now_ns,
-        tail_ns: now_ns,
-        cost_ns: 200_000,
-        given_ns: 0,
-        in_flight_ns: 0,
-        busy_ns: 0,
-    }
+    Wish { now_ns, since_ns: now_ns, tail_ns: now_ns, cost_ns: 200_000, ..Wish::default() }
 }
 
 fn seats_of(arbiter: &Arbiter, identity: u64) -> usize {

@@ -199,7 +199,7 @@ where
 
     fn wish(&self, now_ns: u64, cost_ns: u64) -> Wish {
         // It costs a system call.
-        let is_wanted = self.tenant().is_some_and(Tenant::wants_busy_ns);
+        let is_wanted = self.tenant().is_some_and(Tenant::is_joint);
         let busy_ns = if is_wanted { self.shared.words().compute.busy_ns.load(Ordering::Relaxed) } else { 0 };
         Wish {
             now_ns,

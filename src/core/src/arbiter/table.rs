@@ -204,7 +204,7 @@ impl Table<'_> {
             return Turn::Go { limit_ns, look_ns: now_ns.saturating_add(look_ns) };
         }
         let until_ns = tail_ns.saturating_sub(window_ns / 2).max(now_ns.saturating_add(AWAKE_NS));
-        Turn::Pause { until_ns, is_guess: self.tenant.is_joint.load(Ordering::Relaxed) }
+        Turn::Pause { until_ns, is_guess: self.tenant.is_joint() }
     }
 
     /// Another turn right after the last, which ends at `start_ns`.
