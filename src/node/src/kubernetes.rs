@@ -195,3 +195,9 @@ impl Served {
         looked
     }
 }
+
+/// Whether a text may be part of a file's name: letters, digits and `-`, one to `most` of them.
+fn is_plain(text: &str, most: usize) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+    (1..=most).contains(&text.len()) && text.bytes().all(is_plain)
+}

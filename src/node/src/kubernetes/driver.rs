@@ -13,13 +13,13 @@ use tokio::sync::watch::Receiver;
 use tracing::{debug, info, warn};
 use vcuda_shares::MadeBy;
 
-use super::DRIVER;
 use super::allocation::{CLAIM, CLAIM_UID, NAMESPACE, Part, SHARE_ID, parts};
 use super::cluster::Cluster;
 use super::consumers;
 use super::inventory::Inventory;
 use super::messages::dra::{Claim, Device};
 use super::prepare::{Preparer, Refusal};
+use super::{DRIVER, is_plain};
 
 /// How long it is waited for the first look at the GPUs.
 const FIRST_LOOK: Duration = Duration::from_secs(30);
@@ -241,12 +241,7 @@ fn has(claim: &ResourceClaim, uid: &str, share_id: &str) -> bool {
 
 /// The UID becomes part of a file's name.
 fn check_uid(uid: &str) -> Result<(), String> {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
-    if (1..=64).contains(&uid.len()) && uid.bytes().all(is_plain) {
-        Ok(())
-    } else {
-        Err(format!("{uid:?} is no claim's UID"))
-    }
+    if is_plain(uid, 64) { Ok(()) } else { Err(format!("{uid:?} is no claim's UID")) }
 }
 
 fn shown(claim: &Claim) -> String {

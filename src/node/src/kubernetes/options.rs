@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::is_plain;
 use super::plugin::{self, Cut};
 use super::sockets::KubeletDirectory;
 use crate::options::Switch;
@@ -129,8 +130,7 @@ impl KubernetesOptions {
 }
 
 fn instance(text: &str) -> Result<String, String> {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
-    if (1..=40).contains(&text.len()) && text.bytes().all(is_plain) {
+    if is_plain(text, 40) {
         Ok(text.to_owned())
     } else {
         Err("must be 1 to 40 letters, digits and \"-\", such as a pod's UID".to_owned())
